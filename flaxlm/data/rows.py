@@ -1,0 +1,42 @@
+"""`Rows`: what the corpus hands to an objective. A fixed-width window of tokens per row, nothing else."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A batch of token windows. `B` rows, `W` window.
+
+    Attributes:
+      index: [B] int64, global row numbers of the run (step * global batch + place in the batch).
+      tokens: [B, W] int32, the pad id where `segments` is 0.
+      segments: [B, W] int32, 1, 2, ... for the documents of a row in order, 0 for padding (always at the end).
+      positions: [B, W] int32, position inside the segment, from 0; 0 on padding.
+      sentences: [B, W] bool, True on the first token of a sentence.
+    """
+
+    index: np.ndarray
+    tokens: np.ndarray
+    segments: np.ndarray
+    positions: np.ndarray
+    sentences: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @classmethod
+    def of(cls, tokens, *, index=None) -> "Rows":
+        """Rows from literal tokens [B, W], each row one document and one sentence: for tests and for tracing."""
+        tokens = np.asarray(tokens, np.int32)
+        count, width = tokens.shape
+        sentences = np.zeros(tokens.shape, bool)
+        sentences[:, 0] = True
+        return cls(
+            index=np.arange(count) if index is None else np.asarray(index, np.int64),
+            tokens=tokens,
+            segments=np.ones_like(tokens),
+            positions=np.broadcast_to(np.arange(width, dtype=np.int32), tokens.shape).copy(),
+            sentences=sentences,
+        )

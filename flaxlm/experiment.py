@@ -1,0 +1,241 @@
+"""`Experiment`: everything about a run as one frozen value, nothing executable; and how a file that declares one is found."""
+
+import ast
+import importlib
+import importlib.machinery
+import importlib.util
+import sys
+import tokenize
+import traceback
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import flax.linen as nn
+
+from flaxlm.data.spec import Data
+from flaxlm.errors import ConfigError, nearest
+from flaxlm.objectives.base import Objective
+from flaxlm.optim import Optimizer
+from flaxlm.sharding import Mesh
+
+
+@dataclass(frozen=True)
+class Run:
+    """How long, how often, where.
+
+    Attributes:
+      steps: optimizer steps of the run.
+      accumulate: micro-batches per step; the batch is unchanged, memory falls.
+      log_every: steps between metric lines.
+      eval_every: steps between evaluations on held-out rows (0: only at the end).
+      eval_batches: batches of one evaluation.
+      save_every: steps between checkpoints (the last step is always saved; 0: only the last).
+      keep: newest checkpoints kept.
+      seed: of parameters, data order, corruption and dropout.
+      directory: run directory; "" is runs/<experiment>.
+    """
+
+    steps: int
+    accumulate: int = 1
+    log_every: int = 10
+    eval_every: int = 0
+    eval_batches: int = 8
+    save_every: int = 1000
+    keep: int = 3
+    seed: int = 0
+    directory: str = ""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Model family, pretraining objective, data, optimizer, mesh and run: the whole declaration."""
+
+    model: nn.Module
+    objective: Objective
+    data: Data
+    optimizer: Optimizer
+    run: Run
+    mesh: Mesh = field(default_factory=Mesh)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An experiment and the file that declares it.
+
+    Attributes:
+      name: stem of the file.
+      doc: the file's docstring, "" if there is none.
+      source: the file's text.
+    """
+
+    experiment: Experiment
+    name: str
+    path: Path
+    doc: str
+    source: str
+
+
+def folder() -> Path:
+    """Where the experiments that ship with flaxlm lie: inside an installed wheel, beside the package in a checkout."""
+    package = Path(__file__).resolve().parent
+    shipped = package / "_experiments"
+    return shipped if shipped.is_dir() else package.parent / "experiments"
+
+
+def names() -> dict[str, str]:
+    """{name: first line of its docstring} of the shipped experiments, without executing them."""
+    found = {}
+    for path in sorted(folder().glob("*.py")):
+        if path.stem.startswith("_"):
+            continue
+        try:
+            doc = ast.get_docstring(ast.parse(path.read_bytes()))
+            found[path.stem] = doc.partition("\n")[0] if doc else ""
+        except (SyntaxError, ValueError) as error:  # --list must still show the others
+            found[path.stem] = f"(does not parse: {_text_of(error)})"
+    return found
+
+
+def load(name: str) -> Loaded:
+    """Execute one experiment file and take its module-level `experiment`.
+
+    Args:
+      name: a name of `names()`, a path to a .py file (it has a slash or ends in .py), or "package.module".
+
+    Raises:
+      ConfigError: there is no such experiment (naming the nearest), or the file does not declare one (naming its line).
+    """
+    if not name:
+        raise ConfigError("which experiment? --experiment NAME; --list shows all names")
+    if name.endswith(".py") or "/" in name or "\\" in name:
+        path = Path(name).expanduser().absolute()
+        if path.suffix != ".py" or not path.is_file():
+            raise ConfigError(f"--experiment {name}: there is no such .py file ({path})")
+        return _execute(f"experiments.{path.stem}", path, beside=path.parent)
+    if "." in name:
+        path = _locate(name)
+        module_name = (
+            name if name.partition(".")[0] != "experiments" else f"experiments.{path.stem}"
+        )
+        return _execute(module_name, path, beside=path.parent)
+    if not (folder() / f"{name}.py").is_file():
+        hint = (
+            f"there is ./{name}.py: give it as ./{name}.py" if Path(f"{name}.py").is_file() else ""
+        )
+        raise ConfigError(f"unknown experiment {name!r}: {hint or nearest(name, names())}")
+    return _execute(f"experiments.{name}", folder() / f"{name}.py", beside=folder())
+
+
+def _execute(module_name: str, path: Path, *, beside: Path) -> Loaded:
+    with _experiments_package(beside):
+        try:
+            module = _run_file(module_name, path)
+            with tokenize.open(path) as file:
+                source = file.read()
+        except KeyboardInterrupt:
+            raise
+        except (
+            BaseException
+        ) as error:  # sys.exit() in a user's file is a mistake of that file like any other
+            raise ConfigError(f"{_line_of(error, path, beside)}: {_text_of(error)}") from error
+    experiment = getattr(module, "experiment", None)
+    if not isinstance(experiment, Experiment):
+        what = (
+            f"`experiment` is a {type(experiment).__name__}"
+            if experiment is not None
+            else "no `experiment`"
+        )
+        raise ConfigError(f"{path}: {what}; the file must set experiment = Experiment(...)")
+    _check_parts(experiment, path)
+    return Loaded(experiment, path.stem, path, module.__doc__ or "", source)
+
+
+def _run_file(module_name: str, path: Path) -> types.ModuleType:
+    if (
+        module_name.partition(".")[0] != "experiments"
+    ):  # a module of an installed package, imported as itself
+        return importlib.import_module(module_name)
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@contextmanager
+def _experiments_package(beside: Path) -> Iterator[None]:
+    """Make `from experiments.NAME import experiment` work from any folder: files beside this one first, then the shipped.
+
+    `experiments` is made afresh for every load, so a file that was edited is read again.
+    """
+    for name in [name for name in sys.modules if name.partition(".")[0] == "experiments"]:
+        del sys.modules[name]
+    package = types.ModuleType("experiments")
+    package.__path__ = list(dict.fromkeys([str(beside), str(folder())]))
+    package.__spec__ = importlib.machinery.ModuleSpec("experiments", None, is_package=True)
+    package.__spec__.submodule_search_locations = package.__path__
+    sys.modules["experiments"] = package
+    importlib.invalidate_caches()
+    before = list(sys.path)
+    sys.path += [str(beside), str(Path.cwd())]  # last: no file there can shadow what is installed
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+def _locate(name: str) -> Path:
+    """The file of "package.module", from the current folder or what is installed."""
+    first, _, rest = name.partition(".")
+    if first == "experiments":
+        paths = [place / f"{rest}.py" for place in (Path.cwd() / "experiments", folder())]
+        path = next((path for path in paths if path.is_file()), None)
+        if path is None:
+            raise ConfigError(f"unknown experiment {name!r}: {nearest(rest, names())}")
+        return path
+    with _experiments_package(Path.cwd()):
+        try:
+            spec = importlib.util.find_spec(name)
+        except (Exception, SystemExit) as error:  # finding a module executes its package
+            raise ConfigError(f"--experiment {name}: {_text_of(error)}") from error
+    if spec is None or not spec.origin or not spec.origin.endswith(".py"):
+        raise ConfigError(f"--experiment {name}: there is no such module, here or installed")
+    return Path(spec.origin)
+
+
+def _line_of(error: BaseException, path: Path, beside: Path) -> str:
+    """file:line of the user's code that failed: the innermost frame in the experiment's folder."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno or 1}"
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if Path(frame.filename).parent in (beside, folder())]
+    return f"{own[-1].filename}:{own[-1].lineno}" if own else str(path)
+
+
+def _text_of(error: BaseException) -> str:
+    text = " ".join((error.msg if isinstance(error, SyntaxError) else str(error)).split())
+    kind = "" if isinstance(error, ConfigError) else type(error).__name__
+    return ": ".join(part for part in (kind, text) if part)
+
+
+def _check_parts(experiment: Experiment, path: Path) -> None:
+    expected = {
+        "model": nn.Module,
+        "objective": Objective,
+        "data": Data,
+        "optimizer": Optimizer,
+        "run": Run,
+        "mesh": Mesh,
+    }
+    for name, kind in expected.items():
+        value = getattr(experiment, name)
+        if not isinstance(value, kind):
+            got = (
+                f"the class {value.__name__}"
+                if isinstance(value, type)
+                else f"a {type(value).__name__}"
+            )
+            raise ConfigError(f"{path}: experiment.{name} is {got}, expected a {kind.__name__}")

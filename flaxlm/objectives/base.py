@@ -1,0 +1,76 @@
+"""What a pretraining objective is: features made on the host, losses scored on the device.
+
+An objective is a frozen dataclass of numbers. It never sees a model's code: `prepare` makes named features with numpy,
+`forward` calls the model it is given, `terms` say what each loss is, where it counts and what it is divided by.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jax
+
+from flaxlm.batch import Batch, Features
+from flaxlm.data.random import RowRandom
+from flaxlm.data.rows import Rows
+
+Outputs = Mapping[str, Any]  # what a model returns, by name
+
+
+class Apply(Protocol):
+    """The model with its parameters: `apply(batch, rng=key) -> outputs`; `rng=None` switches dropout off."""
+
+    def __call__(self, batch: Batch, *, rng: jax.Array | None, method: str | None = None) -> Outputs: ...
+
+
+@dataclass(frozen=True)
+class Term:
+    """One loss. The step sums `values * batch[weights]` over the global batch and divides by the sum of the weights.
+
+    Both sums run over the whole batch, all hosts and micro-batches, so the mean is exact under any layout.
+
+    Attributes:
+      values: (outputs, batch) -> per-element values, unweighted, of the shape of the weights.
+      weights: name of the batch feature that is weight and denominator.
+      scale: factor of the mean in the total loss; 0 makes the term a metric.
+    """
+
+    values: Callable[[Outputs, Batch], jax.Array]
+    weights: str
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training example as a person reads it."""
+
+    input: str
+    target: str
+
+
+class Objective:
+    """Base of all objectives; subclasses are frozen dataclasses of numbers."""
+
+    def window(self, length: int) -> int:
+        """Raw tokens per row of the corpus such that the longest feature that `prepare` makes has `length` positions."""
+        raise NotImplementedError
+
+    def prepare(self, rows: Rows, rng: RowRandom, vocab) -> Features:
+        """Host, numpy, pure, vectorised over rows: the features of `rows`; shapes depend on rows.tokens.shape alone."""
+        raise NotImplementedError
+
+    def forward(self, apply: Apply, batch: Batch, rng: jax.Array | None) -> Outputs:
+        """Device: call the model (usually once) and add what the terms share. `rng` None means evaluation."""
+        return apply(batch, rng=rng)
+
+    @property
+    def terms(self) -> Mapping[str, Term]:
+        raise NotImplementedError
+
+    def show(self, features: Features, vocab) -> list[Example]:
+        """The rows of `features` as text, input and target side by side."""
+        raise NotImplementedError
+
+    def predict(self, apply: Apply, batch: Batch) -> jax.Array | None:
+        """Device: [B, M] ids the model gives for `targets` from the inputs alone; None where that has no meaning."""
+        return None

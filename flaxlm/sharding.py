@@ -1,0 +1,276 @@
+"""Mesh, axis names and the one table that maps names to mesh axes. Models never mention devices.
+
+A parameter is born through `param(init, *axes)`, an activation is laid out through `constrain(x, *axes)`, and both
+draw their names from `RULES`: a name that is not in the table raises (Flax would drop it without a word).
+"""
+
+import contextlib
+import contextvars
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from flax import struct
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from flaxlm.errors import ConfigError
+
+AXES = ("slices", "data", "fsdp", "tensor", "sequence")  # of the mesh, outermost (slowest network) first
+
+# name of a dim -> mesh axes it is split over. The only such table; an experiment may replace it in its Mesh.
+RULES: dict[str, tuple[str, ...]] = {
+    "batch": ("slices", "data", "fsdp"),
+    "length": ("sequence",),
+    "keys": (),  # the key side of attention sees the whole sequence
+    "width": (),  # D of activations and of norm scales
+    "embed": ("fsdp",),  # D of matrices
+    "heads": ("tensor",),  # H, or H * K joined, of matrices and activations
+    "head_dim": (),
+    "mlp": ("tensor",),
+    "vocab": ("tensor",),
+    "buckets": (),  # of a relative position bias
+    "layers": (),
+}
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """The layout: sizes of the mesh axes. -1 (at most once) takes all devices that are left; 1 switches an axis off."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+    sequence: int = 1
+    slices: int = 1
+    rules: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: RULES)
+
+    def sizes(self, devices: int) -> dict[str, int]:
+        """Axis sizes on `devices` devices.
+
+        Raises:
+          ConfigError: if the sizes cannot multiply to the number of devices.
+        """
+        sizes = {axis: getattr(self, axis) for axis in AXES}
+        for axis, size in sizes.items():
+            if size < 1 and size != -1:
+                raise ConfigError(f"mesh.{axis}={size}: a size is at least 1, or -1 for all devices that are left")
+        free = [axis for axis in AXES if sizes[axis] == -1]
+        if len(free) > 1:
+            raise ConfigError(f"mesh: only one axis can be -1, not {' and '.join(free)}")
+        fixed = math.prod(size for size in sizes.values() if size != -1)
+        if free and devices % fixed == 0:
+            sizes[free[0]] = devices // fixed
+        if math.prod(sizes.values()) != devices:
+            product = " x ".join(f"{axis}={sizes[axis]}" for axis in AXES if sizes[axis] not in (1, -1)) or "1"
+            raise ConfigError(
+                f"mesh: {product} does not fit {devices} device(s); legal products here: {_divisors(devices)}"
+                + ("" if free else ", or set one axis to -1")
+            )
+        return sizes
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A mesh with its rules. `mesh` is None in abstract traces for devices this machine does not have."""
+
+    sizes: Mapping[str, int]
+    rules: Mapping[str, tuple[str, ...]]
+    mesh: jax.sharding.Mesh | None = None
+
+    def spec(self, axes: tuple[str | None, ...]) -> PartitionSpec:
+        """Dim names (None: whole on every device) to a PartitionSpec. Mesh axes of size 1 are left out, so specs read the same on every mesh."""
+        entries = []
+        for name in axes:
+            if name is None:
+                entries.append(None)
+                continue
+            entry = tuple(axis for axis in self._mesh_axes(name) if self.sizes[axis] > 1)
+            entries.append(entry[0] if len(entry) == 1 else entry or None)
+        used = [axis for entry in entries if entry for axis in ((entry,) if isinstance(entry, str) else entry)]
+        if len(used) != len(set(used)):
+            raise ConfigError(f"dims {axes} map to the mesh axes {used}: one mesh axis cannot split two dims")
+        return PartitionSpec(*entries)
+
+    def sharding(self, axes: tuple[str, ...]) -> NamedSharding:
+        assert self.mesh is not None, "an abstract layout has no devices"
+        return NamedSharding(self.mesh, self.spec(axes))
+
+    def parts(self, name: str) -> int:
+        """How many ways a dim of that name is split."""
+        return math.prod(self.sizes[axis] for axis in self._mesh_axes(name))
+
+    def _mesh_axes(self, name: str) -> tuple[str, ...]:
+        if name not in self.rules:
+            raise KeyError(f"dim name {name!r} is not in the sharding rules {sorted(self.rules)}")
+        return self.rules[name]
+
+
+_ONE_DEVICE = Layout(dict.fromkeys(AXES, 1), RULES)
+_current: contextvars.ContextVar[Layout] = contextvars.ContextVar("layout", default=_ONE_DEVICE)
+
+
+def make_layout(mesh: Mesh, devices=None) -> Layout:
+    """Real devices in mesh order: slices outermost over the data-centre network, then data, fsdp, tensor, sequence."""
+    devices = jax.devices() if devices is None else list(devices)
+    sizes = mesh.sizes(len(devices))
+    shape = tuple(sizes[axis] for axis in AXES)
+    if devices[0].platform == "tpu" and len(devices) > 1:
+        from jax.experimental import mesh_utils
+
+        if sizes["slices"] > 1:
+            grid = mesh_utils.create_hybrid_device_mesh(
+                (1, *shape[1:]), (shape[0], 1, 1, 1, 1), devices=devices, allow_split_physical_axes=True
+            )
+        else:
+            grid = mesh_utils.create_device_mesh(shape, devices=devices, allow_split_physical_axes=True)
+    else:
+        grid = np.array(devices).reshape(shape)
+    # Auto everywhere: jax.make_mesh would make Explicit axes, which Linen cannot work with.
+    built = jax.sharding.Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return Layout(sizes, dict(mesh.rules), built)
+
+
+def abstract_layout(mesh: Mesh, devices: int) -> Layout:
+    """The layout on `devices` devices that need not exist: for dry runs."""
+    return Layout(mesh.sizes(devices), dict(mesh.rules))
+
+
+@contextlib.contextmanager
+def using(layout: Layout) -> Iterator[Layout]:
+    """Trace and run under `layout`: `constrain` and `axis_size` read it."""
+    token = _current.set(layout)
+    try:
+        with jax.set_mesh(layout.mesh) if layout.mesh is not None else contextlib.nullcontext():
+            yield layout
+    finally:
+        _current.reset(token)
+
+
+def constrain(x: jax.Array, *axes: str) -> jax.Array:
+    """`x` laid out over the mesh as its dim names say.
+
+    Raises:
+      ConfigError: if a dim does not divide.
+    """
+    layout = _current.get()
+    assert x.ndim == len(axes), f"array of shape {x.shape} has dim names {axes}"
+    spec = layout.spec(axes)
+    for name, dim in zip(axes, x.shape, strict=True):
+        _check_divides(f"activation {axes}", name, dim, layout)
+    if layout.mesh is None or not any(spec):
+        return x
+    return jax.lax.with_sharding_constraint(x, NamedSharding(layout.mesh, spec))
+
+
+def axis_size(name: str) -> int:
+    """How many ways the current layout splits dims of that name."""
+    return _current.get().parts(name)
+
+
+class Named(struct.PyTreeNode, nn.meta.AxisMetadata):
+    """A parameter with the names of its dims, between `init` and `unbox`."""
+
+    value: Any
+    axes: tuple[str, ...] = struct.field(pytree_node=False)
+
+    def unbox(self):
+        return self.value
+
+    def replace_boxed(self, val):
+        return self.replace(value=val)
+
+    def add_axis(self, index, params):
+        axes = list(self.axes)
+        axes.insert(index, params[nn.PARTITION_NAME])
+        return self.replace(axes=tuple(axes))
+
+    def remove_axis(self, index, params):
+        return self.replace(axes=self.axes[:index] + self.axes[index + 1 :])
+
+
+def param(init: Callable, *axes: str) -> Callable:
+    """An initializer whose result carries its dim names. Every parameter of every model is made with it.
+
+    Raises:
+      KeyError: at trace time, if a name is not in the rules.
+    """
+
+    def named(*args, **kwargs):
+        value = init(*args, **kwargs)
+        assert len(axes) == value.ndim, f"parameter of shape {value.shape} has dim names {axes}"
+        _current.get().spec(axes)
+        return Named(value, axes)
+
+    return named
+
+
+def _is_named(x) -> bool:
+    return isinstance(x, Named)
+
+
+def unbox(tree):
+    """A tree of `Named` to a tree of arrays."""
+    return jax.tree.map(lambda x: x.value if _is_named(x) else x, tree, is_leaf=_is_named)
+
+
+def axes_of(tree) -> dict[str, tuple[str, ...]]:
+    """{"a/b/kernel": ("embed", "mlp")} of a tree of `Named`."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_named)
+    return {path_name(path): leaf.axes for path, leaf in leaves}
+
+
+def path_name(path) -> str:
+    """A key path as "a/b/c"."""
+    return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
+
+
+def shard_like_params(tree, params, axes: Mapping[str, tuple[str, ...]]):
+    """Dim names for every leaf of `tree` (parameters, optimizer state): () where replicated.
+
+    A leaf is laid out like the parameter whose path its own path contains, if the shapes agree: so moments and averages
+    follow their parameter, while counters and factored statistics (vectors, tiny) are replicated.
+    """
+    shapes = {path_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+
+    def names(path, leaf):
+        parts = path_name(path).split("/")
+        for start in range(len(parts)):
+            for stop in range(len(parts), start, -1):
+                name = "/".join(parts[start:stop])
+                if name in shapes:
+                    return axes[name] if shapes[name] == leaf.shape else (None,) * leaf.ndim
+        return (None,) * leaf.ndim
+
+    return jax.tree_util.tree_map_with_path(names, tree)
+
+
+def _divisors(n: int) -> list[int]:
+    return [d for d in range(1, n + 1) if n % d == 0]
+
+
+def _check_divides(what: str, name: str, dim: int, layout: Layout) -> None:
+    parts = layout.parts(name)
+    if dim % parts:
+        axes = " x ".join(f"mesh.{axis}={layout.sizes[axis]}" for axis in layout.rules[name] if layout.sizes[axis] > 1)
+        legal = [d for d in _divisors(dim) if d <= parts]
+        up = -(-dim // parts) * parts
+        raise ConfigError(
+            f"{what}: dim {name!r} of size {dim} cannot be split {parts} ways ({axes}). Nearest that works: "
+            f"{axes.split('=')[0]}={legal[-1]}" + (f", or size {up}" if name != "batch" else f", or data.batch={up}")
+        )
+
+
+def check_params(shapes: Mapping[str, tuple[int, ...]], axes: Mapping[str, tuple[str, ...]], layout: Layout) -> None:
+    """Check that every parameter divides over the mesh.
+
+    Raises:
+      ConfigError: naming parameter, dim, mesh axis and the nearest legal value.
+    """
+    for path, shape in shapes.items():
+        layout.spec(axes[path])
+        for name, dim in zip(axes[path], shape, strict=True):
+            _check_divides(f"parameter {path} {shape}", name, dim, layout)

@@ -1,0 +1,26 @@
+"""Every test sees 8 simulated CPU devices, refuses implicit rank promotion, and treats deprecations as errors."""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=8",
+        "--xla_backend_optimization_level=0",  # tests compile a lot and compute little
+    ]
+)
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory):
+    """Tests of one run share compiled programs; FLAXLM_TEST_CACHE keeps them from run to run."""
+    folder = os.environ.get("FLAXLM_TEST_CACHE") or str(tmp_path_factory.getbasetemp().parent / "xla")
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
