@@ -27,20 +27,33 @@ class Feature:
 _POSITIONS = ("batch", "length")
 
 FEATURES: dict[str, Feature] = {
-    "tokens": Feature(_POSITIONS, np.int32, "input token ids of the encoder or the only stack", ids=True),
+    "tokens": Feature(
+        _POSITIONS, np.int32, "input token ids of the encoder or the only stack", ids=True
+    ),
     "segments": Feature(
-        _POSITIONS, np.int32, "1, 2, ... for the packed texts of a row, 0 for padding; no attention between them"
+        _POSITIONS,
+        np.int32,
+        "1, 2, ... for the packed texts of a row, 0 for padding; no attention between them",
     ),
     "positions": Feature(_POSITIONS, np.int32, "position of each token inside its segment, from 0"),
     "prefix": Feature(
-        _POSITIONS, np.int32, "1 where a causal stack may look ahead: keys seen by every query of the segment"
+        _POSITIONS,
+        np.int32,
+        "1 where a causal stack may look ahead: keys seen by every query of the segment",
     ),
     "decoder_tokens": Feature(
-        _POSITIONS, np.int32, "decoder input ids: the targets shifted right, first token the start id", ids=True
+        _POSITIONS,
+        np.int32,
+        "decoder input ids: the targets shifted right, first token the start id",
+        ids=True,
     ),
-    "decoder_segments": Feature(_POSITIONS, np.int32, "as `segments`, for the decoder; pairs with `segments`"),
+    "decoder_segments": Feature(
+        _POSITIONS, np.int32, "as `segments`, for the decoder; pairs with `segments`"
+    ),
     "decoder_positions": Feature(_POSITIONS, np.int32, "as `positions`, for the decoder"),
-    "targets": Feature(_POSITIONS, np.int32, "the id to predict at each (decoder) position", ids=True),
+    "targets": Feature(
+        _POSITIONS, np.int32, "the id to predict at each (decoder) position", ids=True
+    ),
     "weights": Feature(_POSITIONS, np.float32, "weight of each target in the loss; 0 on padding"),
     "text_weights": Feature(
         _POSITIONS, np.float32, "1 where the target is a piece of text: no padding, eos or sentinel"
@@ -65,8 +78,12 @@ def check_features(features: Features, *, vocab_size: int, rows: np.ndarray | No
     for name, array in features.items():
         feature = FEATURES.get(name)
         assert feature is not None, f"feature {name!r} is not in flaxlm.batch.FEATURES"
-        assert array.ndim == len(feature.axes), f"{name}: rank {array.ndim}, declared {feature.axes}"
-        assert array.dtype == feature.dtype, f"{name}: {array.dtype}, declared {np.dtype(feature.dtype)}"
+        assert array.ndim == len(feature.axes), (
+            f"{name}: rank {array.ndim}, declared {feature.axes}"
+        )
+        assert array.dtype == feature.dtype, (
+            f"{name}: {array.dtype}, declared {np.dtype(feature.dtype)}"
+        )
         if feature.ids and array.size and (array.min() < 0 or array.max() >= vocab_size):
             where = np.argwhere((array < 0) | (array >= vocab_size))[0]
             row = where[0] if rows is None else rows[where[0]]

@@ -31,7 +31,9 @@ def initialize(timeout: int = 300) -> bool:
         return True
     if len(given) != len(_TRIPLE):
         missing = ", ".join(name for name in _TRIPLE if name not in given)
-        raise ConfigError(f"{', '.join(given)} set but not {missing}: a run of many processes needs all three")
+        raise ConfigError(
+            f"{', '.join(given)} set but not {missing}: a run of many processes needs all three"
+        )
     count, index = (os.environ[name] for name in _TRIPLE[1:])
     if not (count.isdecimal() and index.isdecimal() and int(index) < int(count)):
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""`Experiment`: everything about a run as one frozen value, nothing executable; and how a file that declares one is found."""
+"""`Experiment`: everything about a run as one frozen value; and how the file with one is found."""
 
 import ast
 import importlib
@@ -79,7 +79,7 @@ class Loaded:
 
 
 def folder() -> Path:
-    """Where the experiments that ship with flaxlm lie: inside an installed wheel, beside the package in a checkout."""
+    """Where the shipped experiments lie: inside an installed wheel, beside it in a checkout."""
     package = Path(__file__).resolve().parent
     shipped = package / "_experiments"
     return shipped if shipped.is_dir() else package.parent / "experiments"
@@ -103,10 +103,11 @@ def load(name: str) -> Loaded:
     """Execute one experiment file and take its module-level `experiment`.
 
     Args:
-      name: a name of `names()`, a path to a .py file (it has a slash or ends in .py), or "package.module".
+      name: one of `names()`, a path (it has a slash or ends in .py), or "package.module".
 
     Raises:
-      ConfigError: there is no such experiment (naming the nearest), or the file does not declare one (naming its line).
+      ConfigError: there is no such experiment (naming the nearest), or the file does not declare
+        one (naming its line).
     """
     if not name:
         raise ConfigError("which experiment? --experiment NAME; --list shows all names")
@@ -117,15 +118,10 @@ def load(name: str) -> Loaded:
         return _execute(f"experiments.{path.stem}", path, beside=path.parent)
     if "." in name:
         path = _locate(name)
-        module_name = (
-            name if name.partition(".")[0] != "experiments" else f"experiments.{path.stem}"
-        )
-        return _execute(module_name, path, beside=path.parent)
+        return _execute(name, path, beside=path.parent)
     if not (folder() / f"{name}.py").is_file():
-        hint = (
-            f"there is ./{name}.py: give it as ./{name}.py" if Path(f"{name}.py").is_file() else ""
-        )
-        raise ConfigError(f"unknown experiment {name!r}: {hint or nearest(name, names())}")
+        here = f"there is ./{name}.py: write it so" if Path(f"{name}.py").is_file() else ""
+        raise ConfigError(f"unknown experiment {name!r}: {here or nearest(name, names())}")
     return _execute(f"experiments.{name}", folder() / f"{name}.py", beside=folder())
 
 
@@ -135,28 +131,18 @@ def _execute(module_name: str, path: Path, *, beside: Path) -> Loaded:
             module = _run_file(module_name, path)
             with tokenize.open(path) as file:
                 source = file.read()
-        except KeyboardInterrupt:
-            raise
-        except (
-            BaseException
-        ) as error:  # sys.exit() in a user's file is a mistake of that file like any other
+        except (Exception, SystemExit) as error:
             raise ConfigError(f"{_line_of(error, path, beside)}: {_text_of(error)}") from error
     experiment = getattr(module, "experiment", None)
     if not isinstance(experiment, Experiment):
-        what = (
-            f"`experiment` is a {type(experiment).__name__}"
-            if experiment is not None
-            else "no `experiment`"
-        )
-        raise ConfigError(f"{path}: {what}; the file must set experiment = Experiment(...)")
+        kind = "missing" if experiment is None else f"a {type(experiment).__name__}"
+        raise ConfigError(f"{path}: `experiment` is {kind}; set experiment = Experiment(...)")
     _check_parts(experiment, path)
     return Loaded(experiment, path.stem, path, module.__doc__ or "", source)
 
 
 def _run_file(module_name: str, path: Path) -> types.ModuleType:
-    if (
-        module_name.partition(".")[0] != "experiments"
-    ):  # a module of an installed package, imported as itself
+    if not module_name.startswith("experiments."):  # of an installed package: imported as itself
         return importlib.import_module(module_name)
     spec = importlib.util.spec_from_file_location(module_name, path)
     module = importlib.util.module_from_spec(spec)
@@ -167,9 +153,10 @@ def _run_file(module_name: str, path: Path) -> types.ModuleType:
 
 @contextmanager
 def _experiments_package(beside: Path) -> Iterator[None]:
-    """Make `from experiments.NAME import experiment` work from any folder: files beside this one first, then the shipped.
+    """Make `from experiments.NAME import experiment` work from any folder.
 
-    `experiments` is made afresh for every load, so a file that was edited is read again.
+    NAME is looked up in the folder `beside` the loading file, then among the shipped experiments.
+    The package is made afresh for every load, so a file that was edited is read again.
     """
     for name in [name for name in sys.modules if name.partition(".")[0] == "experiments"]:
         del sys.modules[name]
@@ -233,9 +220,5 @@ def _check_parts(experiment: Experiment, path: Path) -> None:
     for name, kind in expected.items():
         value = getattr(experiment, name)
         if not isinstance(value, kind):
-            got = (
-                f"the class {value.__name__}"
-                if isinstance(value, type)
-                else f"a {type(value).__name__}"
-            )
-            raise ConfigError(f"{path}: experiment.{name} is {got}, expected a {kind.__name__}")
+            got = f"class {value.__name__}" if isinstance(value, type) else type(value).__name__
+            raise ConfigError(f"{path}: experiment.{name}: got {got}, expected a {kind.__name__}")

@@ -14,7 +14,9 @@ from flaxlm.sharding import axis_size, constrain
 # Above this many bytes of fp32 logits per device, work in chunks of at most this size.
 CHUNK_BYTES = 256 * 2**20
 
-_MASKED = -1e30  # logit of a padding entry of the vocabulary: exp() is exactly 0 and no inf - inf can arise
+_MASKED = (
+    -1e30
+)  # logit of a padding entry of the vocabulary: exp() is exactly 0 and no inf - inf can arise
 
 
 class Readout(struct.PyTreeNode):
@@ -48,7 +50,9 @@ class Readout(struct.PyTreeNode):
             hidden, kernel, (contract, ((), ())), preferred_element_type=jnp.float32
         )
         if self.bias is not None:
-            logits = logits + self.bias.astype(jnp.float32).reshape((1,) * (logits.ndim - 1) + (-1,))
+            logits = logits + self.bias.astype(jnp.float32).reshape(
+                (1,) * (logits.ndim - 1) + (-1,)
+            )
         if self.vocab < self.width:
             real = jnp.arange(self.width) < self.vocab
             logits = jnp.where(real.reshape((1,) * (logits.ndim - 1) + (-1,)), logits, _MASKED)
@@ -56,7 +60,9 @@ class Readout(struct.PyTreeNode):
 
     def at(self, position: jax.Array) -> jax.Array:
         """[B, V] logits at one position (a traced integer)."""
-        return self.logits(jax.lax.dynamic_index_in_dim(self.hidden, position, axis=1, keepdims=False))
+        return self.logits(
+            jax.lax.dynamic_index_in_dim(self.hidden, position, axis=1, keepdims=False)
+        )
 
 
 def cross_entropy(readout: Readout, targets: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -59,7 +59,9 @@ class Cosine(Schedule):
     end: float = 0.0
 
     def build(self, steps):
-        decay = optax.cosine_decay_schedule(self.peak, max(steps - self.warmup, 1), self.end / self.peak)
+        decay = optax.cosine_decay_schedule(
+            self.peak, max(steps - self.warmup, 1), self.end / self.peak
+        )
         return _after_warmup(decay, self.peak, self.warmup)
 
 
@@ -258,9 +260,7 @@ def _per_layer(
         return jax.vmap(function) if axes[path][0] == "layers" else function
 
     def flat(tree):
-        return {
-            path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-        }
+        return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
     def init(params):
         return {

@@ -19,7 +19,13 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from flaxlm.errors import ConfigError
 
-AXES = ("slices", "data", "fsdp", "tensor", "sequence")  # of the mesh, outermost (slowest network) first
+AXES = (
+    "slices",
+    "data",
+    "fsdp",
+    "tensor",
+    "sequence",
+)  # of the mesh, outermost (slowest network) first
 
 # name of a dim -> mesh axes it is split over. The only such table; an experiment may replace it in its Mesh.
 RULES: dict[str, tuple[str, ...]] = {
@@ -57,7 +63,9 @@ class Mesh:
         sizes = {axis: getattr(self, axis) for axis in AXES}
         for axis, size in sizes.items():
             if size < 1 and size != -1:
-                raise ConfigError(f"mesh.{axis}={size}: a size is at least 1, or -1 for all devices that are left")
+                raise ConfigError(
+                    f"mesh.{axis}={size}: a size is at least 1, or -1 for all devices that are left"
+                )
         free = [axis for axis in AXES if sizes[axis] == -1]
         if len(free) > 1:
             raise ConfigError(f"mesh: only one axis can be -1, not {' and '.join(free)}")
@@ -65,7 +73,10 @@ class Mesh:
         if free and devices % fixed == 0:
             sizes[free[0]] = devices // fixed
         if math.prod(sizes.values()) != devices:
-            product = " x ".join(f"{axis}={sizes[axis]}" for axis in AXES if sizes[axis] not in (1, -1)) or "1"
+            product = (
+                " x ".join(f"{axis}={sizes[axis]}" for axis in AXES if sizes[axis] not in (1, -1))
+                or "1"
+            )
             raise ConfigError(
                 f"mesh: {product} does not fit {devices} device(s); legal products here: {_divisors(devices)}"
                 + ("" if free else ", or set one axis to -1")
@@ -90,9 +101,16 @@ class Layout:
                 continue
             entry = tuple(axis for axis in self._mesh_axes(name) if self.sizes[axis] > 1)
             entries.append(entry[0] if len(entry) == 1 else entry or None)
-        used = [axis for entry in entries if entry for axis in ((entry,) if isinstance(entry, str) else entry)]
+        used = [
+            axis
+            for entry in entries
+            if entry
+            for axis in ((entry,) if isinstance(entry, str) else entry)
+        ]
         if len(used) != len(set(used)):
-            raise ConfigError(f"dims {axes} map to the mesh axes {used}: one mesh axis cannot split two dims")
+            raise ConfigError(
+                f"dims {axes} map to the mesh axes {used}: one mesh axis cannot split two dims"
+            )
         return PartitionSpec(*entries)
 
     def sharding(self, axes: tuple[str, ...]) -> NamedSharding:
@@ -123,10 +141,15 @@ def make_layout(mesh: Mesh, devices=None) -> Layout:
 
         if sizes["slices"] > 1:
             grid = mesh_utils.create_hybrid_device_mesh(
-                (1, *shape[1:]), (shape[0], 1, 1, 1, 1), devices=devices, allow_split_physical_axes=True
+                (1, *shape[1:]),
+                (shape[0], 1, 1, 1, 1),
+                devices=devices,
+                allow_split_physical_axes=True,
             )
         else:
-            grid = mesh_utils.create_device_mesh(shape, devices=devices, allow_split_physical_axes=True)
+            grid = mesh_utils.create_device_mesh(
+                shape, devices=devices, allow_split_physical_axes=True
+            )
     else:
         grid = np.array(devices).reshape(shape)
     # Auto everywhere: jax.make_mesh would make Explicit axes, which Linen cannot work with.
@@ -225,27 +248,30 @@ def axes_of(tree) -> dict[str, tuple[str, ...]]:
 
 def path_name(path) -> str:
     """A key path as "a/b/c"."""
-    return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
+    return "/".join(
+        str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path
+    )
 
 
-def shard_like_params(tree, params, axes: Mapping[str, tuple[str, ...]]):
-    """Dim names for every leaf of `tree` (parameters, optimizer state): () where replicated.
+def map_state(function: Callable, tree, params, axes: Mapping[str, tuple[str, ...]]):
+    """`function(leaf, dim names)` of every leaf of a state tree (parameters, optimizer state); None names a whole dim.
 
     A leaf is laid out like the parameter whose path its own path contains, if the shapes agree: so moments and averages
-    follow their parameter, while counters and factored statistics (vectors, tiny) are replicated.
+    follow their parameter, while counters and factored statistics (vectors, tiny) are whole on every device.
     """
-    shapes = {path_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    shapes = {path_name(path): leaf.shape for path, leaf in leaves}
 
-    def names(path, leaf):
+    def visit(path, leaf):
         parts = path_name(path).split("/")
         for start in range(len(parts)):
             for stop in range(len(parts), start, -1):
                 name = "/".join(parts[start:stop])
-                if name in shapes:
-                    return axes[name] if shapes[name] == leaf.shape else (None,) * leaf.ndim
-        return (None,) * leaf.ndim
+                if name in shapes and shapes[name] == leaf.shape:
+                    return function(leaf, axes[name])
+        return function(leaf, (None,) * leaf.ndim)
 
-    return jax.tree_util.tree_map_with_path(names, tree)
+    return jax.tree_util.tree_map_with_path(visit, tree)
 
 
 def _divisors(n: int) -> list[int]:
@@ -255,16 +281,23 @@ def _divisors(n: int) -> list[int]:
 def _check_divides(what: str, name: str, dim: int, layout: Layout) -> None:
     parts = layout.parts(name)
     if dim % parts:
-        axes = " x ".join(f"mesh.{axis}={layout.sizes[axis]}" for axis in layout.rules[name] if layout.sizes[axis] > 1)
+        axes = " x ".join(
+            f"mesh.{axis}={layout.sizes[axis]}"
+            for axis in layout.rules[name]
+            if layout.sizes[axis] > 1
+        )
         legal = [d for d in _divisors(dim) if d <= parts]
         up = -(-dim // parts) * parts
         raise ConfigError(
             f"{what}: dim {name!r} of size {dim} cannot be split {parts} ways ({axes}). Nearest that works: "
-            f"{axes.split('=')[0]}={legal[-1]}" + (f", or size {up}" if name != "batch" else f", or data.batch={up}")
+            f"{axes.split('=')[0]}={legal[-1]}"
+            + (f", or size {up}" if name != "batch" else f", or data.batch={up}")
         )
 
 
-def check_params(shapes: Mapping[str, tuple[int, ...]], axes: Mapping[str, tuple[str, ...]], layout: Layout) -> None:
+def check_params(
+    shapes: Mapping[str, tuple[int, ...]], axes: Mapping[str, tuple[str, ...]], layout: Layout
+) -> None:
     """Check that every parameter divides over the mesh.
 
     Raises:

@@ -26,6 +26,24 @@ from flaxlm.optim import averaged
 Metrics = dict[str, jax.Array]
 
 
+class MissingName(KeyError):
+    """A feature or an output that one side reads and the other does not make."""
+
+    def __str__(self):
+        return self.args[0]
+
+
+class ByName(dict):
+    """A dict whose misses say what there is instead."""
+
+    def __init__(self, what: str, items: Mapping):
+        super().__init__(items)
+        self.what = what
+
+    def __missing__(self, name):
+        raise MissingName(f"no {self.what} is named {name!r}; there are {', '.join(sorted(self))}")
+
+
 class State(struct.PyTreeNode):
     """Everything that training changes."""
 
@@ -34,7 +52,13 @@ class State(struct.PyTreeNode):
     opt: Any
 
 
-def make_init(model, tx: optax.GradientTransformation, shapes: Mapping[str, jax.ShapeDtypeStruct], *, seed: int):
+def make_init(
+    model,
+    tx: optax.GradientTransformation,
+    shapes: Mapping[str, jax.ShapeDtypeStruct],
+    *,
+    seed: int,
+):
     """`init() -> State`, a pure function of the seed. The batch of zeros that traces the model is never computed."""
 
     def init() -> State:
@@ -47,7 +71,9 @@ def make_init(model, tx: optax.GradientTransformation, shapes: Mapping[str, jax.
 
 def init_params(model, shapes: Mapping[str, jax.ShapeDtypeStruct], *, seed: int):
     """The parameter tree with dim names (a tree of `sharding.Named`)."""
-    batch = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}
+    batch = ByName(
+        "feature", {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}
+    )
     return model.init({"params": jax.random.key(seed)}, batch, train=False)["params"]
 
 
@@ -56,7 +82,11 @@ def apply_to(model, params):
 
     def apply(batch: Batch, *, rng, method=None):
         rngs = {} if rng is None else {"dropout": rng}
-        return model.apply({"params": params}, batch, train=rng is not None, rngs=rngs, method=method)
+        named = ByName("feature", batch)
+        outputs = model.apply(
+            {"params": params}, named, train=rng is not None, rngs=rngs, method=method
+        )
+        return ByName("output", outputs)
 
     return apply
 
@@ -71,6 +101,7 @@ def make_train_step(
     """
 
     def loss(params, batch, rng, counts):
+        batch = ByName("feature", batch)
         outputs = objective.forward(apply_to(model, params), batch, rng)
         means = {
             name: (term.values(outputs, batch) * batch[term.weights]).sum() / counts[name]
@@ -80,7 +111,10 @@ def make_train_step(
 
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
-        counts = {name: jnp.maximum(batch[term.weights].sum(), 1) for name, term in objective.terms.items()}
+        counts = {
+            name: jnp.maximum(batch[term.weights].sum(), 1)
+            for name, term in objective.terms.items()
+        }
         gradient = jax.value_and_grad(loss, has_aux=True)
         if accumulate == 1:
             (total, means), grads = gradient(state.params, batch, rng, counts)
@@ -93,24 +127,38 @@ def make_train_step(
 
             micro_batches = jax.tree.map(partial(_split_rows, accumulate), dict(batch))
             first = jax.tree.map(lambda x: x[0], micro_batches)
-            zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(gradient, state.params, first, rng, counts))
-            ((total, means), grads), _ = jax.lax.scan(add, zeros, (jnp.arange(accumulate), micro_batches))
+            zeros = jax.tree.map(
+                jnp.zeros_like, jax.eval_shape(gradient, state.params, first, rng, counts)
+            )
+            ((total, means), grads), _ = jax.lax.scan(
+                add, zeros, (jnp.arange(accumulate), micro_batches)
+            )
         updates, opt = tx.update(grads, state.opt, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = {"loss": total, **means, "grad_norm": optax.tree.norm(grads), "tokens": _tokens(batch)}
+        metrics = {
+            "loss": total,
+            **means,
+            "grad_norm": optax.tree.norm(grads),
+            "tokens": _tokens(batch),
+        }
         return State(step=state.step + 1, params=params, opt=opt), metrics
 
     return step
 
 
-def make_eval_step(model, objective) -> Callable[[State, Batch], dict[str, tuple[jax.Array, jax.Array]]]:
+def make_eval_step(
+    model, objective
+) -> Callable[[State, Batch], dict[str, tuple[jax.Array, jax.Array]]]:
     """`(state, batch) -> {term: (sum, weight)}` without dropout, on the averaged parameters where there are any."""
 
     def evaluate(state: State, batch: Batch):
         params = averaged(state.opt, state.params)
         outputs = objective.forward(apply_to(model, params), batch, None)
         return {
-            name: ((term.values(outputs, batch) * batch[term.weights]).sum(), batch[term.weights].sum())
+            name: (
+                (term.values(outputs, batch) * batch[term.weights]).sum(),
+                batch[term.weights].sum(),
+            )
             for name, term in objective.terms.items()
         }
 
@@ -159,15 +207,12 @@ class Plan:
     def parameters(self) -> int:
         return sum(math.prod(shape) for shape in self.shapes.values())
 
-    def state_axes(self) -> State:
-        """Dim names for every leaf of the state."""
-        return sharding.shard_like_params(self.state, self.state.params, self.axes)
+    def map_state(self, function: Callable) -> State:
+        """`function(leaf, dim names)` of every leaf of the state."""
+        return sharding.map_state(function, self.state, self.state.params, self.axes)
 
     def state_shardings(self) -> State:
-        is_axes = lambda x: isinstance(x, tuple) and not hasattr(x, "_fields") and all(
-            name is None or isinstance(name, str) for name in x
-        )
-        return jax.tree.map(self.layout.sharding, self.state_axes(), is_leaf=is_axes)
+        return self.map_state(lambda leaf, axes: self.layout.sharding(axes))
 
     def abstract_state(self) -> State:
         """The state as a restore target: shapes, dtypes and shardings."""
@@ -187,67 +232,94 @@ class Plan:
             parts = math.prod(self.layout.parts(name) for name in axes if name is not None)
             return math.prod(leaf.shape) * leaf.dtype.itemsize // parts
 
-        leaves = jax.tree_util.tree_leaves_with_path(self.state)
-        is_axes = lambda x: isinstance(x, tuple) and not hasattr(x, "_fields")
-        names = jax.tree.leaves(self.state_axes(), is_leaf=is_axes)
-        sizes = [local(leaf, axes) for (_, leaf), axes in zip(leaves, names, strict=True)]
-        params = sum(
-            size
-            for (path, _), size in zip(leaves, sizes, strict=True)
-            if sharding.path_name(path).startswith("params/")
-        )
+        sizes = self.map_state(local)
+        params, everything = (sum(jax.tree.leaves(tree)) for tree in (sizes.params, sizes))
         batch = sum(local(leaf, FEATURES[name].axes) for name, leaf in self.features.items())
-        return {"parameters": params, "optimizer": sum(sizes) - params, "batch": batch}
+        return {"parameters": params, "optimizer": everything - params, "batch": batch}
 
 
 def trace_features(objective, *, length: int, batch: int, vocab) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of the global batch, found by preparing one blank row."""
     row = Rows.of(np.full((1, objective.window(length)), vocab.unk))
     features = objective.prepare(row, RowRandom(0, row.index), vocab)
-    return {name: jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype) for name, x in features.items()}
+    return {
+        name: jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype) for name, x in features.items()
+    }
 
 
-def plan(experiment, layout: sharding.Layout, vocab) -> Plan:
-    """Trace an experiment abstractly and check it.
+def make_plan(experiment, layout: sharding.Layout, vocab) -> Plan:
+    """Trace an experiment abstractly and check that its parts go together.
 
     Args:
       experiment: an `Experiment`.
       layout: real or abstract.
-      vocab: the run's vocabulary, or `data.spec.Vocabulary.blank()` for a dry run.
+      vocab: ids to trace with; `data.vocabulary.blank()` will do, shapes do not depend on what the ids mean.
 
     Raises:
-      ConfigError: what does not fit: vocabulary and model, batch and mesh, parameter and mesh, model and objective.
+      ConfigError: batch and mesh, parameter and mesh, or model and objective do not go together.
     """
-    model, objective, data, run = experiment.model, experiment.objective, experiment.data, experiment.run
-    if model.size.vocab < vocab.size:
+    model, objective, data, run = (
+        experiment.model,
+        experiment.objective,
+        experiment.data,
+        experiment.run,
+    )
+    _check_numbers(run, data)
+    step = layout.parts("batch") * run.accumulate
+    if data.batch % step:
+        legal = sorted({max(data.batch // step, 1) * step, (data.batch // step + 1) * step})
         raise ConfigError(
-            f"model.size.vocab={model.size.vocab} is smaller than the vocabulary, which has {vocab.size} ids "
-            f"({vocab.size - len(vocab.sentinels)} pieces and {len(vocab.sentinels)} sentinels); "
-            f"it must be at least that"
-        )
-    rows = layout.parts("batch")
-    if data.batch % (rows * run.accumulate):
-        step = rows * run.accumulate
-        raise ConfigError(
-            f"data.batch={data.batch} rows cannot be split over {rows} batch shard(s) of the mesh x "
-            f"run.accumulate={run.accumulate}; nearest that work: {max(data.batch // step, 1) * step} "
-            f"or {(data.batch // step + 1) * step}"
+            f"data.batch={data.batch} rows cannot be split over {layout.parts('batch')} batch shard(s) of the mesh x "
+            f"run.accumulate={run.accumulate}; nearest that work: {' or '.join(map(str, legal))}"
         )
     features = trace_features(objective, length=data.length, batch=data.batch, vocab=vocab)
     with sharding.using(layout):
-        boxed = jax.eval_shape(partial(init_params, model, features, seed=run.seed))
-        axes = sharding.axes_of(boxed)
-        params = sharding.unbox(boxed)
-        tx = experiment.optimizer.build(axes, run.steps)
-        shapes = {sharding.path_name(p): x.shape for p, x in jax.tree_util.tree_leaves_with_path(params)}
-        sharding.check_params(shapes, axes, layout)
-        state = jax.eval_shape(make_init(model, tx, features, seed=run.seed))
-        step = make_train_step(model, objective, tx, seed=run.seed, accumulate=run.accumulate)
         try:
-            jax.eval_shape(step, state, dict(features))
-        except KeyError as error:
+            boxed = jax.eval_shape(partial(init_params, model, features, seed=run.seed))
+            axes = sharding.axes_of(boxed)
+            tx = experiment.optimizer.build(axes, run.steps)
+            init = make_init(model, tx, features, seed=run.seed)
+            state = jax.eval_shape(init)
+            train_step = make_train_step(
+                model, objective, tx, seed=run.seed, accumulate=run.accumulate
+            )
+            jax.eval_shape(train_step, state, dict(features))
+        except MissingName as error:
             raise ConfigError(
                 f"{type(objective).__name__} and {type(model).__module__}.{type(model).__name__} do not go together: "
-                f"nothing is named {error} (the model reads features and returns outputs by name; see flaxlm/batch.py)"
+                f"{error}"
             ) from error
-    return Plan(model, objective, layout, features, state, axes, tx)
+    found = Plan(model, objective, layout, features, state, axes, tx)
+    sharding.check_params(found.shapes, axes, layout)
+    return found
+
+
+def check_vocab(model, vocab) -> None:
+    """Check that the model has a row for every id.
+
+    Raises:
+      ConfigError: with both numbers.
+    """
+    if model.size.vocab < vocab.size:
+        raise ConfigError(
+            f"model.size.vocab={model.size.vocab} is smaller than the vocabulary, which has {vocab.size} ids "
+            f"({vocab.size - len(vocab.sentinels)} pieces and {len(vocab.sentinels)} sentinels); make it {vocab.size} "
+            f"or more, or take a smaller data.vocabulary.size"
+        )
+
+
+def _check_numbers(run, data) -> None:
+    least = {
+        "run.steps": (run.steps, 1),
+        "run.accumulate": (run.accumulate, 1),
+        "run.log_every": (run.log_every, 1),
+        "run.eval_every": (run.eval_every, 0),
+        "run.eval_batches": (run.eval_batches, 1),
+        "run.save_every": (run.save_every, 0),
+        "run.keep": (run.keep, 1),
+        "data.batch": (data.batch, 1),
+        "data.length": (data.length, 2),
+    }
+    for name, (value, smallest) in least.items():
+        if value < smallest:
+            raise ConfigError(f"{name}={value}: must be at least {smallest}")

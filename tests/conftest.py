@@ -21,6 +21,24 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache(tmp_path_factory):
     """Tests of one run share compiled programs; FLAXLM_TEST_CACHE keeps them from run to run."""
-    folder = os.environ.get("FLAXLM_TEST_CACHE") or str(tmp_path_factory.getbasetemp().parent / "xla")
+    folder = os.environ.get("FLAXLM_TEST_CACHE") or str(
+        tmp_path_factory.getbasetemp().parent / "xla"
+    )
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory):
+    """About 200 kB of English, one paragraph after the other."""
+    from flaxlm.data import english
+
+    file = tmp_path_factory.mktemp("text") / "english.txt"
+    file.write_text("\n\n".join(english.documents())[:200_000], encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="session")
+def data_cache(tmp_path_factory):
+    """Vocabularies and corpora that tests share."""
+    return tmp_path_factory.mktemp("cache")

@@ -40,10 +40,14 @@ def test_values_and_gradients(monkeypatch, chunk_bytes, transposed, bias):
         return (weights * nll + 0.1 * log_z**2).sum(), (nll, log_z)
 
     found, expected = (
-        jax.value_and_grad(lambda h, k, f=f: score(f, h, k), argnums=(0, 1), has_aux=True)(head.hidden, head.kernel)
+        jax.value_and_grad(lambda h, k, f=f: score(f, h, k), argnums=(0, 1), has_aux=True)(
+            head.hidden, head.kernel
+        )
         for f in (losses.cross_entropy, textbook)
     )
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), found, expected)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), found, expected
+    )
 
 
 def test_logits_of_padding_entries_have_no_mass():

@@ -57,10 +57,14 @@ def test_stacked_layers_train_as_separate_ones(kind):
     optimizer = kind(optim.Constant(0.01), clip=0.0, decay=0.1)
     stacked, _ = run(optimizer.build(AXES, 3), params, gradients)
     separate, _ = run(
-        optimizer.build(UNSTACKED_AXES, 3), unstack(params), [unstack(gradient) for gradient in gradients]
+        optimizer.build(UNSTACKED_AXES, 3),
+        unstack(params),
+        [unstack(gradient) for gradient in gradients],
     )
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), unstack(stacked), separate
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+        unstack(stacked),
+        separate,
     )
     moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), stacked, params)
     assert all(distance > 1e-4 for distance in jax.tree.leaves(moved))
@@ -94,7 +98,9 @@ def test_decay_reaches_matrices_only():
     still = jax.tree.map(jnp.zeros_like, params)
     after, _ = run(optim.AdamW(optim.Constant(0.1), decay=0.5).build(AXES, 1), params, [still])
     np.testing.assert_allclose(after["table"], 0.95 * params["table"], rtol=1e-6)
-    np.testing.assert_allclose(after["stack"]["kernel"], 0.95 * params["stack"]["kernel"], rtol=1e-6)
+    np.testing.assert_allclose(
+        after["stack"]["kernel"], 0.95 * params["stack"]["kernel"], rtol=1e-6
+    )
     np.testing.assert_array_equal(after["stack"]["scale"], params["stack"]["scale"])
     np.testing.assert_array_equal(after["bias"], params["bias"])
 
@@ -118,7 +124,9 @@ def test_average_is_exponential():
         params = optax.apply_updates(params, updates)
         expected = jax.tree.map(lambda old, new: 0.75 * old + 0.25 * new, expected, params)
     mean = optim.averaged(state, None)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), mean, expected)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), mean, expected
+    )
 
 
 @pytest.mark.parametrize(
@@ -129,7 +137,10 @@ def test_average_is_exponential():
         (optim.Cosine(1.0, warmup=0, end=0.1), {0: 1.0, 50: 0.55, 100: 0.1}),
         (optim.InverseSquareRoot(warmup=10_000), {0: 0.01, 10_000: 0.01, 40_000: 0.005}),
         (optim.InverseSquareRoot(warmup=100, ramp=True), {0: 0.001, 99: 0.1, 400: 0.05}),
-        (optim.WarmupStableDecay(1.0, warmup=10, decay=20), {9: 1.0, 50: 1.0, 80: 1.0, 90: 0.5, 100: 0.0}),
+        (
+            optim.WarmupStableDecay(1.0, warmup=10, decay=20),
+            {9: 1.0, 50: 1.0, 80: 1.0, 90: 0.5, 100: 0.0},
+        ),
     ],
 )
 def test_schedules_at_their_corners(schedule, points):

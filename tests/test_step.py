@@ -20,8 +20,12 @@ class Embedder(nn.Module):
     @nn.compact
     def __call__(self, batch, *, train):
         init = nn.initializers.normal(0.5)
-        table = self.param("table", sharding.param(init, "vocab", "embed"), (self.vocab, self.width))
-        kernel = self.param("kernel", sharding.param(init, "embed", "vocab"), (self.width, self.vocab))
+        table = self.param(
+            "table", sharding.param(init, "vocab", "embed"), (self.vocab, self.width)
+        )
+        kernel = self.param(
+            "kernel", sharding.param(init, "embed", "vocab"), (self.width, self.vocab)
+        )
         hidden = jnp.take(table, batch["tokens"], axis=0)
         hidden = nn.Dropout(0.1, deterministic=not train)(hidden)
         hidden = sharding.constrain(hidden, "batch", "length", "width")
@@ -51,7 +55,9 @@ def batch_of(rows=16, length=8, vocab=64):
     random = np.random.default_rng(0)
     ids = random.integers(0, vocab, (2, rows, length)).astype(np.int32)
     # Micro-batches with very different counts: an average of averages would be wrong.
-    weights = (random.random((rows, length)) < np.linspace(0.05, 0.9, rows)[:, None]).astype(np.float32)
+    weights = (random.random((rows, length)) < np.linspace(0.05, 0.9, rows)[:, None]).astype(
+        np.float32
+    )
     return {
         "tokens": ids[0],
         "segments": np.ones((rows, length), np.int32),
@@ -120,14 +126,14 @@ def test_mesh_layouts_agree(name, one_device):
         assert leaf.sharding.spec == plan.layout.spec(axes), path
 
 
-
-
 def test_accumulation_is_exact_for_several_terms():
     """One batch in 1 and in 4 micro-batches: same gradient, although the micro-batches have unequal weights."""
     model, batch = Embedder(), batch_of()
     shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch.items()}
     params = sharding.unbox(step.init_params(model, shapes, seed=0))
-    tx = optim.AdamW(optim.Constant(1.0), clip=0.0).build({"table": ("vocab", "embed"), "kernel": ("embed", "vocab")}, 1)
+    tx = optim.AdamW(optim.Constant(1.0), clip=0.0).build(
+        {"table": ("vocab", "embed"), "kernel": ("embed", "vocab")}, 1
+    )
 
     class NoDropout(TwoTerms):
         def forward(self, apply, batch, rng):
@@ -155,7 +161,9 @@ def test_the_average_follows_the_parameters():
 
 def test_a_dim_that_does_not_divide_names_parameter_axis_and_nearest_size():
     layout = sharding.abstract_layout(sharding.Mesh(data=1, tensor=8), 8)
-    with pytest.raises(sharding.ConfigError, match=r"parameter head.*'vocab' of size 30.*tensor=6, or size 32"):
+    with pytest.raises(
+        sharding.ConfigError, match=r"parameter head.*'vocab' of size 30.*tensor=6, or size 32"
+    ):
         sharding.check_params({"head": (16, 30)}, {"head": ("embed", "vocab")}, layout)
 
 
@@ -182,7 +190,11 @@ def test_constraints_reach_the_compiler():
     """A constraint that silently vanished would pass every numerical test."""
     layout = sharding.make_layout(sharding.Mesh(data=8))
     with sharding.using(layout):
-        text = jax.jit(lambda x: sharding.constrain(x * 2, "batch", "length")).lower(jnp.ones((8, 4))).as_text()
+        text = (
+            jax.jit(lambda x: sharding.constrain(x * 2, "batch", "length"))
+            .lower(jnp.ones((8, 4)))
+            .as_text()
+        )
     assert "sharding_constraint" in text
 
 

@@ -8,7 +8,6 @@ each row owns a stretch of the counter, and a whole batch of consecutive rows is
 import numpy as np
 
 
-
 class RowRandom:
     """Independent random streams for the rows of a batch.
 
@@ -53,4 +52,6 @@ class RowRandom:
 
         Multiply-shift on 32 random bits: the bias of a value is below high / 2**32.
         """
-        return (self.bits(n).astype(np.uint64) * np.asarray(high, np.uint64) >> np.uint64(32)).astype(np.int64)
+        return (
+            self.bits(n).astype(np.uint64) * np.asarray(high, np.uint64) >> np.uint64(32)
+        ).astype(np.int64)

@@ -10,8 +10,9 @@ class Source:
     """One stream of documents.
 
     Attributes:
-      uri: "embedded:english" (needs no download), "tfds:c4/en", "text:PATTERN", "jsonl:PATTERN" (.gz, .zst too),
-        "parquet:PATTERN" or "corpus:FOLDER" (prepared by `python -m flaxlm.data prepare`). A PATTERN is a glob.
+      uri: "embedded:english" (needs no download), "tfds:c4/en", "text:PATTERN" (a file is a document),
+        "lines:PATTERN" (a line is one), "jsonl:PATTERN" (all three .gz and .zst too), "parquet:PATTERN"
+        or "corpus:FOLDER" (prepared by `python -m flaxlm.data prepare`). A PATTERN is a glob.
       weight: share of the mixture, relative to the other sources' weights.
       split: of a TFDS data set or a prepared corpus.
       field: name of the text column of JSONL, parquet and TFDS sources.

@@ -20,7 +20,9 @@ Outputs = Mapping[str, Any]  # what a model returns, by name
 class Apply(Protocol):
     """The model with its parameters: `apply(batch, rng=key) -> outputs`; `rng=None` switches dropout off."""
 
-    def __call__(self, batch: Batch, *, rng: jax.Array | None, method: str | None = None) -> Outputs: ...
+    def __call__(
+        self, batch: Batch, *, rng: jax.Array | None, method: str | None = None
+    ) -> Outputs: ...
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,10 @@ class Objective:
     def window(self, length: int) -> int:
         """Raw tokens per row of the corpus such that the longest feature that `prepare` makes has `length` positions."""
         raise NotImplementedError
+
+    def separator(self, vocab) -> int | None:
+        """Id put after every document before the corpus is cut into windows; None: no id."""
+        return None
 
     def prepare(self, rows: Rows, rng: RowRandom, vocab) -> Features:
         """Host, numpy, pure, vectorised over rows: the features of `rows`; shapes depend on rows.tokens.shape alone."""

@@ -1,0 +1,301 @@
+"""Checkpoints: asynchronous, atomic, verified, and never half believed.
+
+A step is written to a temporary directory, its manifest (size and checksum of every file) is
+written into that same directory, and one rename makes both visible. So a directory named by a step
+number either is complete and has a manifest, or was tampered with: a kill leaves nothing in
+between. Resuming takes the newest step whose every byte still matches; a damaged one is reported
+and set aside under another name.
+"""
+
+import errno
+import logging
+import re
+import shutil
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+import flaxlm
+from flaxlm import manifest
+from flaxlm.errors import ConfigError, StorageError
+from flaxlm.lock import prepare_run_dir
+from flaxlm.processes import check_shared, from_first
+from flaxlm.sharding import path_name
+
+log = logging.getLogger(__name__)
+
+_STATE = "state"  # the item of a step that holds the arrays
+_PARTIAL = ocp.utils.TMP_DIR_SUFFIX  # of the directory of a save in flight
+_MISSES = 3  # consecutive saves that may fail before the run stops
+
+# Full and broken storage reaches Python as a ValueError or RuntimeError with one of these texts.
+_STORAGE = re.compile(
+    "RESOURCE_EXHAUSTED|DATA_LOSS|UNAVAILABLE|DEADLINE_EXCEEDED|PERMISSION_DENIED|OS error|errno"
+    "|no space|file too large|disk quota|input/output error|timed out",
+    re.IGNORECASE,
+)
+_CAUSE = re.compile(r"([^:]+) \[os_error_code")  # the readable end of such a text
+
+
+class Checkpoints:
+    """The checkpoints of one run, in one directory that all its processes see.
+
+    Construction, `save`, `restore`, `wait` and `close` are collective: every process calls them, in
+    the same order. A context manager; leaving it waits for the save in flight.
+
+    Args:
+      directory: made if missing; a relative path is made absolute.
+      keep: newest steps kept, at least 1.
+      identity: JSON values stored in every manifest, among them "vocab" (sha256) and "data"
+        (fingerprint): `restore` refuses a step that was made with others.
+
+    Attributes:
+      failures: saves that have failed since the last good one.
+      seconds: of the latest save: "stall" that `save` blocked for, "total" until the step was
+        complete, of which "hash" for the manifest (both on process 0 only).
+
+    Raises:
+      RunDirError: if the directory cannot be written, or is not shared by all processes.
+    """
+
+    def __init__(self, directory: str | Path, *, keep: int, identity: Mapping):
+        if keep < 1:
+            raise ConfigError(f"run.keep={keep}: at least 1 checkpoint must be kept")
+        for name in ("absl", "asyncio"):
+            logging.getLogger(name).addFilter(_quiet)
+        self.directory = prepare_run_dir(directory)
+        self.identity = dict(identity)
+        self._keep = keep
+        self.failures = 0
+        self.seconds: dict[str, float] = {}
+        self._facts: dict = {}  # for the manifest of the save in flight
+        self._began = 0.0
+        self._last_failure = ""
+        check_shared(self.directory)
+        from_first(self._tidy)
+        self._manager = ocp.CheckpointManager(
+            self.directory,
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep,
+                save_root_metadata=False,
+                # Called on process 0 when the files of all processes are complete, before the
+                # rename. Were it later, a kill between the two would leave an unverifiable step.
+                async_options=ocp.options.AsyncOptions(post_finalization_callback=self._certify),
+            ),
+        )
+
+    def save(self, step: int, state, *, wait: bool = False) -> None:
+        """Save a tree of `jax.Array`s; returns when the arrays may be donated.
+
+        Blocks until the save before it is finished. A save that fails for want of storage is
+        dropped, logged and counted while training goes on; older steps are untouched. A step that
+        is already on disk is not written again.
+
+        Raises:
+          StorageError: at the third failure in a row, or with `wait`, if this save failed.
+        """
+        self._finish()
+        if step not in self.steps():
+            self._began = time.monotonic()
+            self.seconds = {}
+            self._facts = {"step": step, "identity": self.identity, **_facts(state)}
+            item = ocp.args.Composite(**{_STATE: ocp.args.StandardSave(state)})
+            try:
+                self._check_free(sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
+                self._manager.save(step, args=item, force=True)
+            except Exception as error:
+                self._failed(error)
+            self.seconds["stall"] = time.monotonic() - self._began
+        if wait:
+            self.wait()
+
+    def steps(self) -> list[int]:
+        """Complete steps on disk, newest last. `restore` alone reads and verifies every byte."""
+        return [step for step in self._numbered() if (self._path(step) / manifest.NAME).exists()]
+
+    def restore(self, abstract_state):
+        """The newest step that verifies, as (state, step); None if there is no checkpoint.
+
+        Args:
+          abstract_state: tree of `jax.ShapeDtypeStruct` with shardings, on any mesh: number of
+            devices and of processes may differ from those of the save.
+
+        Raises:
+          ConfigError: if tree, shapes or dtypes differ from the saved ones; nothing is cast.
+          MissingInput: if the step was made with another vocabulary or other data.
+          StorageError: if there are only damaged steps.
+        """
+        self.wait()
+        tree, mesh = _tree(abstract_state), _mesh(abstract_state)
+        step = from_first(lambda: self._newest_verified(tree, mesh))
+        self._manager.reload()  # steps may have been set aside
+        if step is None:
+            return None
+        # Not through the manager: it would need the commit marks, which no checksum covers.
+        with ocp.StandardCheckpointer() as checkpointer:
+            return checkpointer.restore(self._path(step) / _STATE, abstract_state), step
+
+    def wait(self) -> None:
+        """Block until the save in flight is on disk with its manifest.
+
+        Raises:
+          StorageError: if the latest save failed.
+        """
+        self._finish()
+        if self.failures:
+            raise StorageError(f"{self._last_failure}; complete on disk: {self.steps() or 'none'}")
+
+    def close(self) -> None:
+        """`wait`, then release the threads, also when it raises."""
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        try:
+            self.close()
+        except StorageError:
+            if kind is None:
+                raise  # else the first error is the one to report; this one was logged
+
+    # Saving
+
+    def _certify(self) -> None:
+        """Write the manifest of the save in flight into its temporary directory."""
+        began = time.monotonic()
+        (directory,) = self.directory.glob(f"{self._facts['step']}{_PARTIAL}*")
+        manifest.write(directory, self._facts)
+        now = time.monotonic()
+        self.seconds["hash"], self.seconds["total"] = now - began, now - self._began
+
+    def _check_free(self, needed: int) -> None:
+        # Asked first, because a file system that is full is full for metrics and logs as well.
+        free = from_first(lambda: shutil.disk_usage(self.directory).free)
+        if free < needed:
+            have, want = free / 2**30, needed / 2**30
+            raise OSError(errno.ENOSPC, f"{want:.2f} GiB needed, {have:.2f} GiB free")
+
+    def _finish(self) -> None:
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            self._failed(error)
+        if self._facts:
+            self.failures, self._facts = 0, {}
+
+    def _failed(self, error: Exception) -> None:
+        """Count a failure of the storage and remove what it left; any other error is a defect."""
+        if not isinstance(error, OSError) and not _STORAGE.search(str(error)):
+            raise error
+        text = " ".join(str(error).split())
+        cause = _CAUSE.search(text)
+        reason = cause[1].strip() if cause else text[:300]
+        step, self._facts = self._facts["step"], {}
+        self.failures += 1
+        if jax.process_index() == 0:
+            self._remove(f"{step}{_PARTIAL}*")  # it may be what fills the disk
+        self._last_failure = f"checkpoint {step} could not be saved in {self.directory}: {reason}"
+        log.warning("%s (failure %d of %d)", self._last_failure, self.failures, _MISSES)
+        if self.failures >= _MISSES:
+            raise StorageError(f"{self._last_failure}; {_MISSES} failures in a row")
+
+    def _remove(self, pattern: str) -> list[Path]:
+        paths = sorted(self.directory.glob(pattern))
+        for path in paths:
+            shutil.rmtree(path, ignore_errors=True)
+        return paths
+
+    # Resuming
+
+    def _tidy(self) -> None:
+        """Remove what a kill left of saves and deletions; set aside what else is incomplete."""
+        for path in self._remove(f"*{_PARTIAL}*"):
+            log.warning("removed %s, left by a save that was interrupted", path)
+        complete = self.steps()
+        for step in sorted({*self._numbered()} - {*complete}):
+            if sum(step < newer for newer in complete) >= self._keep:
+                self._remove(str(step))
+                log.warning("removed %s, whose deletion was interrupted", self._path(step))
+            else:
+                self._set_aside(step, f"it has no {manifest.NAME} (an interrupted copy)")
+
+    def _newest_verified(self, tree: manifest.Tree, mesh: Mapping) -> int | None:
+        for step in reversed(self._numbered()):
+            path = self._path(step)
+            try:
+                found = manifest.read(path)
+                if found["step"] != step:
+                    raise manifest.Damaged(f"{manifest.NAME} is of step {found['step']}")
+                # Instant, so before gigabytes are read.
+                manifest.check_same(
+                    found, identity=self.identity, tree=tree, name=f"checkpoint {path}"
+                )
+                manifest.verify(path, found)
+            except manifest.Damaged as damage:
+                self._set_aside(step, damage)
+                continue
+            if found["mesh"] != mesh:
+                log.info("step %d was saved on mesh %s, now %s", step, found["mesh"], mesh)
+            return step
+        damaged = ", ".join(sorted(path.name for path in self.directory.glob("*.corrupt*")))
+        if damaged:
+            raise StorageError(
+                f"no checkpoint in {self.directory} verifies, there are only {damaged}: put back "
+                "a copy, or remove them to start again from step 0"
+            )
+        return None
+
+    def _set_aside(self, step: int, damage) -> None:
+        count = len(list(self.directory.glob(f"{step}.corrupt*")))
+        path = self.directory / (f"{step}.corrupt" + (f"-{count + 1}" if count else ""))
+        self._path(step).rename(path)
+        log.warning("checkpoint %d is damaged: %s; kept as %s and not used", step, damage, path)
+
+    def _numbered(self) -> list[int]:
+        return sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdecimal())
+
+    def _path(self, step: int) -> Path:
+        return self.directory / str(step)
+
+
+def _tree(state) -> dict[str, tuple[list[int], str]]:
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return {path_name(path): (list(x.shape), str(np.dtype(x.dtype))) for path, x in leaves}
+
+
+def _mesh(state) -> dict[str, int]:
+    """Axis sizes of the mesh the arrays are on; {} on a single device without a mesh."""
+    shardings = (leaf.sharding for leaf in jax.tree.leaves(state))
+    named = (x for x in shardings if isinstance(x, jax.sharding.NamedSharding))
+    return next((dict(sharding.mesh.shape) for sharding in named), {})
+
+
+def _facts(state) -> dict:
+    """What a manifest says beside step, identity and files."""
+    return {
+        "tree": _tree(state),
+        "mesh": _mesh(state),
+        "devices": jax.device_count(),
+        "processes": jax.process_count(),
+        "platform": jax.devices()[0].platform,
+        "versions": {
+            "flaxlm": flaxlm.__version__,
+            "jax": jax.__version__,
+            "orbax-checkpoint": version("orbax-checkpoint"),
+        },
+    }
+
+
+def _quiet(record: logging.LogRecord) -> bool:
+    """Keep Orbax's own lines and tracebacks for debugging: what matters is reported here."""
+    theirs = "orbax" in record.pathname or "orbax" in record.getMessage()
+    return not theirs or log.isEnabledFor(logging.DEBUG)

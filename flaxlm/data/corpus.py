@@ -1,0 +1,257 @@
+"""A prepared corpus: documents as token ids on disk, read in any order.
+
+A corpus folder is a TFDS data set in array_record format
+(`tfds.builder_from_directory(folder).as_data_source()` reads it) plus what training needs:
+
+    MANIFEST.json        size, sha256 and records of every file; counts; sources; vocabulary hash
+    vocab.model          the vocabulary its ids belong to
+    train.offsets.npy    int64 [N + 1], tokens before each document; memory-mapped
+    flaxlm_corpus-train.array_record-00000-of-00004, ...
+
+A record holds one document: token ids (uint16 or uint32, little-endian) and the places where its
+sentences start.
+"""
+
+import json
+import threading
+from pathlib import Path
+
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordReader
+from tensorflow_datasets.proto import tf_example_pb2
+
+from flaxlm.data.files import digest
+from flaxlm.errors import ConfigError, DataError, MissingInput
+
+FORMAT = 1
+MANIFEST = "MANIFEST.json"
+SENTENCES = np.dtype("<u4")
+
+
+def token_dtype(size: int) -> np.dtype:
+    """The storage type of ids in [0, size)."""
+    return np.dtype("<u2" if size <= 1 << 16 else "<u4")
+
+
+def serialize(tokens: np.ndarray, starts: np.ndarray) -> bytes:
+    """One document as a tf.train.Example, the way TFDS stores tensors with `encoding="bytes"`."""
+    example = tf_example_pb2.Example()
+    features = example.features.feature
+    features["sentences"].bytes_list.value.append(starts.astype(SENTENCES).tobytes())
+    features["tokens"].bytes_list.value.append(tokens.tobytes())
+    return example.SerializeToString(deterministic=True)
+
+
+def read_manifest(folder: Path) -> dict:
+    """The manifest of a corpus folder.
+
+    Raises:
+      MissingInput: no corpus there, or one that was not finished.
+      DataError: the manifest is damaged or of another format.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        partial = folder.with_name(folder.name + ".partial").is_dir()
+        hint = (
+            "its preparation was interrupted: give the same prepare command again"
+            if partial
+            else "no corpus there"
+        )
+        raise MissingInput(f"corpus {folder}: {path.name} is missing; {hint}")
+    try:
+        manifest = json.loads(path.read_bytes())
+        version = manifest["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is damaged; prepare the corpus again") from error
+    if version != FORMAT:
+        raise DataError(
+            f"{path}: format {version}, this flaxlm reads {FORMAT}; prepare the corpus again"
+        )
+    return manifest
+
+
+def check_files(folder: Path, manifest: dict, *, hashes: bool) -> None:
+    """Compare every file with the manifest: sizes always, contents if `hashes` (reads everything).
+
+    Raises:
+      DataError: naming the first file that is missing, of another size or changed.
+    """
+    for name, facts in manifest["files"].items():
+        path = folder / name
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            raise DataError(
+                f"corpus file {path} is missing; copy or prepare the corpus again"
+            ) from error
+        if size != facts["bytes"]:
+            raise DataError(
+                f"corpus file {path} has {size} bytes, the manifest says {facts['bytes']}: "
+                "a broken copy? Copy or prepare the corpus again"
+            )
+        if hashes and (found := digest(path)) != facts["sha256"]:
+            raise DataError(
+                f"corpus file {path} was changed: sha256 {found}, "
+                f"the manifest says {facts['sha256']}"
+            )
+
+
+class Corpus:
+    """One split of a prepared corpus. Cheap to pickle (it reopens its files), safe to share between
+    threads.
+
+    Attributes:
+      folder: where it lies.
+      split: "train" or "validation".
+      offsets: int64 [documents + 1], memory-mapped; document i has offsets[i + 1] - offsets[i]
+        tokens.
+      documents: how many.
+      tokens: how many in all.
+      fingerprint: changes with any content of the split.
+      vocab_sha256: of the vocabulary's model file.
+    """
+
+    @classmethod
+    def open(
+        cls, folder, split: str = "train", *, vocab_sha256: str | None = None, verify: str = "sizes"
+    ) -> "Corpus":
+        """Open and verify a split.
+
+        Args:
+          folder: a folder that `prepare` made.
+          split: "train" or "validation".
+          vocab_sha256: refuse a corpus of another vocabulary.
+          verify: "sizes" (sizes and record counts of all files, milliseconds) or "hashes" (also
+            contents).
+
+        Raises:
+          MissingInput: no finished corpus there, or one of another vocabulary.
+          ConfigError: no such split.
+          DataError: a file is missing, truncated, changed or does not hold the records it should.
+        """
+        folder = Path(folder).expanduser().absolute()
+        manifest = read_manifest(folder)
+        if vocab_sha256 is not None and vocab_sha256 != manifest["vocab"]["sha256"]:
+            raise MissingInput(
+                f"corpus {folder} was made with vocabulary {manifest['vocab']['sha256']}, "
+                f"this run has {vocab_sha256}; "
+                f"use {folder / 'vocab.model'} or prepare the corpus again"
+            )
+        if split not in manifest["splits"]:
+            known = ", ".join(manifest["splits"])
+            raise ConfigError(f"corpus {folder} has no split {split!r}; there are: {known}")
+        check_files(folder, manifest, hashes=verify == "hashes")
+        return cls(folder, split, manifest)
+
+    def __init__(self, folder: Path, split: str, manifest: dict):
+        """Use `Corpus.open`, which verifies."""
+        facts = manifest["splits"][split]
+        self.folder, self.split = folder, split
+        self.documents: int = facts["documents"]
+        self.tokens: int = facts["tokens"]
+        self.fingerprint: str = facts["fingerprint"]
+        self.vocab_sha256: str = manifest["vocab"]["sha256"]
+        self._manifest = manifest
+        self._dtype = np.dtype(manifest["dtype"])
+        self._lock = threading.Lock()
+        path = folder / facts["offsets"]
+        try:
+            self.offsets = np.load(path, mmap_mode="r")
+        except (ValueError, OSError) as error:
+            raise DataError(f"corpus file {path} is damaged: {error}") from error
+        if self.offsets.shape != (self.documents + 1,) or self.offsets[-1] != self.tokens:
+            raise DataError(
+                f"corpus file {path} does not belong to this manifest; prepare the corpus again"
+            )
+        self._shards = [folder / name for name in facts["shards"]]
+        records = [manifest["files"][name]["records"] for name in facts["shards"]]
+        self._first = np.concatenate([[0], np.cumsum(records, dtype=np.int64)])
+        self._readers: list[ArrayRecordReader | None] = [None] * len(self._shards)
+
+    def __reduce__(self):
+        return Corpus, (self.folder, self.split, self._manifest)
+
+    def __len__(self) -> int:
+        return self.documents
+
+    def __repr__(self) -> str:
+        size = f"{self.documents} documents, {self.tokens} tokens"
+        return f"Corpus({str(self.folder)!r}, {self.split!r}: {size})"
+
+    def _reader(self, shard: int) -> ArrayRecordReader:
+        reader = self._readers[shard]
+        if reader is None:
+            with self._lock:
+                reader = self._readers[shard]
+                if reader is None:
+                    reader = self._open_shard(shard)
+                    self._readers[shard] = reader
+        return reader
+
+    def _open_shard(self, shard: int) -> ArrayRecordReader:
+        path = self._shards[shard]
+        expected = int(self._first[shard + 1] - self._first[shard])
+        try:
+            # Random access: reading ahead would fetch documents that nobody asked for.
+            reader = ArrayRecordReader(
+                str(path), "readahead_buffer_size:0", file_reader_buffer_size=1 << 15
+            )
+            found = reader.num_records()
+        except (RuntimeError, ValueError, OSError, IndexError) as error:
+            raise DataError(f"corpus file {path} is damaged: {_first_line(error)}") from error
+        if found != expected:  # a damaged footer reads as an empty file without an error
+            raise DataError(f"corpus file {path} has {found} records, the manifest says {expected}")
+        return reader
+
+    def read(self, ids: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Documents by number, in the order asked for.
+
+        Args:
+          ids: int [n], each in [0, documents).
+
+        Returns:
+          Per document (tokens int32 [t], sentence starts int32 [s]): `starts[0]` is 0.
+
+        Raises:
+          DataError: a shard is damaged; names the file.
+        """
+        ids = np.asarray(ids, np.int64)
+        assert not ids.size or (ids.min() >= 0 and ids.max() < self.documents), (
+            f"document ids outside {self}"
+        )
+        found: list = [None] * len(ids)
+        shards = np.searchsorted(self._first, ids, side="right") - 1
+        for shard in np.unique(shards).tolist():
+            places = np.flatnonzero(shards == shard)
+            reader = self._reader(shard)
+            try:
+                records = reader.read((ids[places] - self._first[shard]).tolist())
+            except (RuntimeError, ValueError, OSError, IndexError) as error:
+                raise DataError(
+                    f"corpus file {self._shards[shard]} is damaged: {_first_line(error)}"
+                ) from error
+            for place, record in zip(places.tolist(), records, strict=True):
+                found[place] = self._parse(record)
+        return found
+
+    def check(self, ids: np.ndarray) -> None:
+        """Read documents and compare them with the index.
+
+        Raises:
+          DataError: a document does not have the tokens that `offsets` gives it.
+        """
+        for at, (tokens, starts) in zip(np.asarray(ids).tolist(), self.read(ids), strict=True):
+            expected = int(self.offsets[at + 1] - self.offsets[at])
+            inside = starts[:1].tolist() == [0] and (np.diff(starts, append=len(tokens)) > 0).all()
+            if len(tokens) != expected or not inside:
+                raise DataError(f"{self}: document {at} is not as {self.split}.offsets.npy says")
+
+    def _parse(self, record: bytes) -> tuple[np.ndarray, np.ndarray]:
+        features = tf_example_pb2.Example.FromString(record).features.feature
+        tokens = np.frombuffer(features["tokens"].bytes_list.value[0], self._dtype)
+        starts = np.frombuffer(features["sentences"].bytes_list.value[0], SENTENCES)
+        return tokens.astype(np.int32), starts.astype(np.int32)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,224 @@
+"""From documents to windows of a fixed width: which pieces of which documents make a row.
+
+Three packings (`flaxlm.data.spec.Data.packing`):
+
+  stream  documents one after another, cut every `width` tokens; every row is full
+  split   each document cut every `width` tokens, one piece a row, the last one padded
+  pack    the pieces of "split" put together, best fit first: rows nearly full, short texts whole
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from flaxlm.data.pieces import Documents, Pieces, best_fit, ranges, read_rows
+from flaxlm.errors import ConfigError, DataError, nearest
+
+# Documents or pieces looked at together: bounds the temporary memory and the reach of the packer.
+CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What became of the documents, per epoch. Tokens include the separators put after documents.
+
+    Attributes:
+      documents: of the corpus, empty ones included.
+      empty: documents without a token; they make no row.
+      split: documents longer than a window: their pieces are in several rows.
+      tokens: to be placed.
+      dropped: tokens left over: in a stream, those after the last whole window; elsewhere none.
+      pieces: of documents ("stream": windows).
+      rows: windows of an epoch.
+      full: share of the rows' positions that hold a token.
+    """
+
+    documents: int
+    empty: int
+    split: int
+    tokens: int
+    dropped: int
+    pieces: int
+    rows: int
+    full: float
+
+
+class Windows:
+    """Random access to the rows of a corpus under one packing."""
+
+    def __init__(
+        self,
+        corpus: Documents,
+        *,
+        width: int,
+        packing: str,
+        separator: int | None = None,
+        name: str = "corpus",
+    ):
+        """
+        Args:
+          corpus: see `Documents`.
+          width: tokens of a row (`objective.window(length)`).
+          packing: "stream", "split" or "pack".
+          separator: id put after every document that is not empty, or None.
+          name: of the corpus, for errors.
+
+        Raises:
+          DataError: if there is not one row.
+          ConfigError: for an unknown packing.
+        """
+        layouts: dict[str, tuple[Callable[[], tuple[int, int]], Callable[..., Pieces]]] = {
+            "stream": (self._lay_stream, self._pieces_of_stream),
+            "split": (self._lay_split, self._pieces_of_split),
+            "pack": (self._lay_pack, self._pieces_of_pack),
+        }
+        if packing not in layouts:
+            raise ConfigError(
+                f"data.packing={packing!r} does not exist; {nearest(packing, layouts)}"
+            )
+        self.corpus, self.width, self.separator = corpus, width, separator
+        self._name = name
+        self._offsets = corpus.offsets
+        self._extra = int(separator is not None)
+        self._empty, split = self._scan()
+        filled = corpus.documents - len(self._empty)
+        self._tokens = int(self._offsets[-1]) + self._extra * filled
+        lay_out, self._pieces_of = layouts[packing]
+        pieces, self._rows = lay_out()
+        if self._rows == 0:
+            raise DataError(
+                f"{name}: {self._tokens} tokens in {corpus.documents} documents "
+                f"({len(self._empty)} empty) do not make one row of {width} tokens; "
+                "add text, or lower data.length"
+            )
+        used = self._rows * width if packing == "stream" else self._tokens
+        self.counts = Counts(
+            documents=corpus.documents,
+            empty=len(self._empty),
+            split=split,
+            tokens=self._tokens,
+            dropped=self._tokens - used,
+            pieces=pieces,
+            rows=self._rows,
+            full=used / (self._rows * width),
+        )
+
+    def __len__(self) -> int:
+        """Rows of an epoch."""
+        return self._rows
+
+    def rows(self, index: np.ndarray, shift: np.ndarray, *, pad: int):
+        """Rows by number: (tokens, segments, positions, sentences) as in `flaxlm.data.rows.Rows`.
+
+        Args:
+          index: [B] in [0, len(self)); -1 makes a row of padding alone.
+          shift: [B] tokens in [0, width) by which a stream's windows are moved, so that epochs cut
+            at other places; the stream is a ring, so a row may join the last document and the
+            first. Other packings ignore it.
+          pad: id of padding.
+        """
+        index = np.asarray(index, np.int64)
+        pieces = self._pieces_of(index, np.asarray(shift, np.int64))
+        return read_rows(
+            self.corpus,
+            pieces,
+            count=len(index),
+            width=self.width,
+            pad=pad,
+            separator=self.separator,
+            name=self._name,
+        )
+
+    def _scan(self) -> tuple[np.ndarray, int]:
+        """(ids of empty documents, number of documents longer than a window)."""
+        empty, split = [np.empty(0, np.int64)], 0
+        for start in range(0, self.corpus.documents, CHUNK):
+            sizes = np.diff(self._offsets[start : start + CHUNK + 1])
+            empty.append(np.flatnonzero(sizes == 0) + start)
+            split += int(np.count_nonzero(sizes + self._extra > self.width))
+        return np.concatenate(empty), split
+
+    def _begin(self, document: np.ndarray) -> np.ndarray:
+        """[P] tokens, separators included, before each document (or before N: all of them)."""
+        begin = self._offsets[document]
+        if self._extra:
+            begin = begin + document - np.searchsorted(self._empty, document)
+        return np.asarray(begin)
+
+    def _document_at(self, token: np.ndarray) -> np.ndarray:
+        """[P] the document of each token of the stream. `_begin` is bisected, never stored."""
+        if not self._extra:
+            return np.searchsorted(self._offsets, token, side="right") - 1
+        low = np.zeros(len(token), np.int64)
+        high = np.full(len(token), self.corpus.documents)
+        for _ in range(int(self.corpus.documents).bit_length()):
+            middle = (low + high) // 2
+            before = self._begin(middle) <= token
+            low, high = np.where(before, middle, low), np.where(before, high, middle)
+        return low
+
+    def _lay_stream(self) -> tuple[int, int]:
+        rows = self._tokens // self.width
+        return rows, rows
+
+    def _pieces_of_stream(self, index: np.ndarray, shift: np.ndarray) -> Pieces:
+        row = np.flatnonzero(index >= 0)
+        first = (np.broadcast_to(shift, index.shape)[row] + index[row] * self.width) % self._tokens
+        # A window that runs past the end goes on at the beginning: two spans of the ring, else one
+        # and nothing.
+        spans = np.minimum(self.width, self._tokens - first)
+        first = np.stack([first, np.zeros_like(first)], axis=1).ravel()
+        length = np.stack([spans, self.width - spans], axis=1).ravel()
+        row, first, length = (np.repeat(row, 2)[length > 0], first[length > 0], length[length > 0])
+        lowest = self._document_at(first)
+        number = self._document_at(first + length - 1) - lowest + 1
+        span = np.repeat(np.arange(len(first)), number)
+        document = lowest[span] + ranges(number)
+        begin, end = self._begin(document), self._begin(document + 1)
+        start = np.maximum(first[span], begin)
+        stop = np.minimum((first + length)[span], end)
+        some = stop > start  # empty documents on the way
+        return Pieces(row[span][some], document[some], (start - begin)[some], (stop - start)[some])
+
+    def _lay_split(self) -> tuple[int, int]:
+        # 8 bytes a document: the number of pieces before it.
+        self._first_piece = np.zeros(self.corpus.documents + 1, np.int64)
+        for start in range(0, self.corpus.documents, CHUNK):
+            stop = min(start + CHUNK, self.corpus.documents)
+            sizes = np.diff(self._begin(np.arange(start, stop + 1)))
+            self._first_piece[start + 1 : stop + 1] = -(-sizes // self.width)
+        np.cumsum(self._first_piece, out=self._first_piece)
+        pieces = int(self._first_piece[-1])
+        return pieces, pieces
+
+    def _pieces_of_split(self, index: np.ndarray, shift: np.ndarray) -> Pieces:
+        row = np.flatnonzero(index >= 0)
+        return self._pieces(row, index[row])
+
+    def _pieces(self, row: np.ndarray, piece: np.ndarray) -> Pieces:
+        document = np.searchsorted(self._first_piece, piece, side="right") - 1
+        start = (piece - self._first_piece[document]) * self.width
+        size = self._begin(document + 1) - self._begin(document)
+        return Pieces(row, document, start, np.minimum(size - start, self.width))
+
+    def _lay_pack(self) -> tuple[int, int]:
+        pieces, _ = self._lay_split()
+        # 4 bytes a piece and 8 a row: the pieces in the order of the rows, and where each row
+        # begins among them.
+        self._order = np.empty(pieces, np.int32 if pieces < 2**31 else np.int64)
+        starts = [np.zeros(1, np.int64)]
+        for begin in range(0, pieces, CHUNK):
+            chunk = np.arange(begin, min(begin + CHUNK, pieces))
+            bins = best_fit(self._pieces(chunk, chunk).length, self.width)
+            self._order[chunk] = chunk[np.argsort(bins, kind="stable")]
+            starts.append(np.cumsum(np.bincount(bins)) + begin)
+        self._row_starts = np.concatenate(starts)
+        return pieces, len(self._row_starts) - 1
+
+    def _pieces_of_pack(self, index: np.ndarray, shift: np.ndarray) -> Pieces:
+        row = np.flatnonzero(index >= 0)
+        first = self._row_starts[index[row]]
+        number = self._row_starts[index[row] + 1] - first
+        piece = self._order[np.repeat(first, number) + ranges(number)].astype(np.int64)
+        return self._pieces(np.repeat(row, number), piece)

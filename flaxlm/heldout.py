@@ -1,0 +1,88 @@
+"""What a run reports on text it never trained on: losses, the entropy they are to beat, examples to read."""
+
+from collections.abc import Iterable, Mapping
+
+import jax
+import numpy as np
+
+from flaxlm.batch import Features
+from flaxlm.optim import averaged
+from flaxlm.sharding import axis_size
+from flaxlm.step import apply_to
+
+
+def evaluate(
+    eval_step, objective, state, batches: Iterable[Mapping[str, jax.Array]]
+) -> dict[str, float]:
+    """The objective's loss and terms over all batches: sums are divided once, at the end.
+
+    Args:
+      eval_step: of `step.make_eval_step`, jitted.
+      objective: whose terms these are.
+      state: the training state.
+      batches: global arrays.
+    """
+    sums: dict[str, list[float]] = {}
+    for batch in batches:
+        for name, pair in eval_step(state, batch).items():
+            total = sums.setdefault(name, [0.0, 0.0])
+            for i, value in enumerate(pair):
+                total[i] += float(value)
+    means = {name: value / max(weight, 1.0) for name, (value, weight) in sums.items()}
+    return {
+        "loss": sum(objective.terms[name].scale * mean for name, mean in means.items()),
+        **means,
+    }
+
+
+def unigram_entropy(batches: Iterable[Features], *, weights: str = "text_weights") -> float | None:
+    """Entropy in nats of the distribution of the target ids where `weights` is positive; None without such a feature.
+
+    It is the loss of the best model that ignores its input, measured on the held-out targets themselves: the smaller
+    the sample, the lower it is, so a loss below it is no artefact.
+    """
+    counts = np.zeros(0, np.int64)
+    for features in batches:
+        if weights not in features:
+            return None
+        found = np.bincount(features["targets"][features[weights] > 0])
+        counts = np.pad(counts, (0, max(len(found) - len(counts), 0)))
+        counts[: len(found)] += found
+    share = counts[counts > 0] / max(counts.sum(), 1)
+    return float(-(share * np.log(share)).sum())
+
+
+def examples(model, objective, state, features: Features, vocab, *, count: int = 5) -> str:
+    """`count` held-out rows as text: input, true target, predicted target. "" if the objective does not predict."""
+    shards = axis_size("batch")
+    computed = {name: value[: -(-count // shards) * shards] for name, value in features.items()}
+    rows = {name: value[:count] for name, value in computed.items()}
+
+    def predict(state, batch):
+        return objective.predict(apply_to(model, averaged(state.opt, state.params)), batch)
+
+    predicted = jax.jit(predict)(state, computed)
+    if predicted is None:
+        return ""
+    predicted = np.asarray(predicted)[:count]
+    predicted = np.where(
+        predicted < vocab.size, predicted, vocab.unk
+    )  # the model may have rows to spare
+    # A prediction ends with its first eos; what follows is noise.
+    after_eos = np.cumsum(predicted == vocab.eos, axis=1) - (predicted == vocab.eos) > 0
+    kept = {
+        **rows,
+        "targets": np.where(after_eos, vocab.pad, predicted),
+        "weights": (~after_eos).astype(np.float32),
+        "decoder_segments": (~after_eos).astype(np.int32),
+    }
+    lines = []
+    pairs = zip(objective.show(rows, vocab), objective.show(kept, vocab), strict=True)
+    for number, (true, guess) in enumerate(pairs, 1):
+        lines += [
+            f"held-out example {number}",
+            f"  input      {true.input}",
+            f"  true       {true.target}",
+            f"  predicted  {guess.target}",
+        ]
+    return "\n".join(lines)

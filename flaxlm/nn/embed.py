@@ -1,0 +1,60 @@
+"""The token embedding. `B` batch, `L` length, `D` width, `V` vocabulary (padded)."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from flaxlm.sharding import constrain, param
+
+VOCAB_MULTIPLE = 128  # table rows are padded up to it, so that the vocabulary splits over devices and fills tiles
+
+
+def padded(vocab: int) -> int:
+    """The number of table rows for `vocab` ids."""
+    return -(-vocab // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+
+
+class Embed(nn.Module):
+    """A table of token embeddings, also the readout kernel of families that tie the two.
+
+    Attributes:
+      vocab: number of ids; the table is padded.
+      width: D.
+      kernel_init: initializer of the table.
+      dtype: type of the embeddings.
+    """
+
+    vocab: int
+    width: int
+    kernel_init: Callable
+    dtype: jnp.dtype
+
+    def setup(self):
+        shape = (padded(self.vocab), self.width)
+        self.table_VD = self.param(
+            "table", param(self.kernel_init, "vocab", "embed"), shape, jnp.float32
+        )
+
+    def __call__(self, tokens_BL: jax.Array) -> jax.Array:
+        """[B, L, D] embeddings of ids below `vocab` (checked on the host; here an id beyond the table is clipped)."""
+        # The width is gathered over the mesh before the lookup, the vocabulary is not: a lookup in a table split along
+        # both dims makes XLA replicate the activations ("involuntary full rematerialization").
+        table_VD = constrain(self.table_VD.astype(self.dtype), "vocab", "width")
+        x_BLD = jnp.take(table_VD, tokens_BL, axis=0, mode="clip")
+        return constrain(x_BLD, "batch", "length", "width")
+
+
+class Head(nn.Module):
+    """The kernel [D, V] of a readout that is not tied to the embedding. Attributes as `Embed`."""
+
+    vocab: int
+    width: int
+    kernel_init: Callable
+
+    def setup(self):
+        shape = (self.width, padded(self.vocab))
+        self.kernel_DV = self.param(
+            "kernel", param(self.kernel_init, "embed", "vocab"), shape, jnp.float32
+        )

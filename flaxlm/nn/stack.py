@@ -1,0 +1,42 @@
+"""A stack of equal layers. Its parameters are [layers, ...] however it is computed, so checkpoints never differ."""
+
+import flax.linen as nn
+import jax
+
+from flaxlm.nn.compute import Compute
+
+
+def stack(
+    block: nn.Module, x: jax.Array, *shared, depth: int, compute: Compute, train: bool
+) -> jax.Array:
+    """`depth` layers of one block, one after the other. To be called in the compact method of block's parent.
+
+    Args:
+      block: called per layer as block(x, *shared, train=...), returns the next x. Its parameters get a first dim
+        "layers" of size depth; every layer draws its own initial values and its own dropout.
+      x: input of the first layer.
+      *shared: arrays or None that every layer gets as they are.
+      depth: number of layers.
+      compute: scanned or unrolled, and what to keep for the backward pass.
+      train: whether dropout is on.
+
+    Returns:
+      The output of the last layer, as x.
+    """
+
+    def layer(block, x, *shared):
+        return block(x, *shared, train=train), None
+
+    if compute.policy is not None:
+        # Common subexpressions must not undo the recomputation; the body of a loop is safe from that.
+        layer = nn.remat(layer, policy=compute.policy, prevent_cse=not compute.scan)
+    layers = nn.scan(
+        layer,
+        variable_axes={"params": 0},
+        split_rngs={"params": True, "dropout": True},
+        in_axes=(nn.broadcast,) * len(shared),
+        length=depth,
+        unroll=1 if compute.scan else depth,
+        metadata_params={nn.PARTITION_NAME: "layers"},
+    )
+    return layers(block, x, *shared)[0]

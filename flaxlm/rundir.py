@@ -1,0 +1,78 @@
+"""The run directory: whose it is, and what lies in it from the first second.
+
+experiment.json   the resolved experiment, complete        command.txt   how this run was started, one line a start
+experiment.py     the file that declared it                environment.json   versions, devices, host
+metrics.jsonl  tensorboard/  checkpoints/  samples.txt  evaluation.json  RUN.lock
+"""
+
+import contextlib
+import json
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import jax
+
+from flaxlm import __version__
+from flaxlm.errors import RunDirError
+from flaxlm.lock import RunLock, prepare_run_dir
+from flaxlm.overrides import check_same_run, to_json
+from flaxlm.processes import from_first
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "sentencepiece")
+
+
+@contextlib.contextmanager
+def open_run(loaded) -> Iterator[Path]:
+    """Make or continue the run directory of an experiment, and hold its lock. Collective.
+
+    Args:
+      loaded: an `experiment.Loaded`, overrides applied.
+
+    Yields:
+      The absolute path.
+
+    Raises:
+      RunDirError: it cannot be written, another process holds it, or it belongs to another experiment.
+    """
+    path = loaded.experiment.run.directory or f"runs/{loaded.name}"
+    directory = Path(from_first(lambda: str(prepare_run_dir(path))))
+    with RunLock(directory):
+        from_first(lambda: _write_identity(directory, loaded))
+        yield directory
+
+
+def write_json(path: Path, value) -> None:
+    """Write JSON so that a kill leaves the old file or the new one."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _write_identity(directory: Path, loaded) -> None:
+    described, file = to_json(loaded.experiment), directory / "experiment.json"
+    if file.exists():
+        try:
+            before = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise RunDirError(
+                f"{file} is not readable JSON ({error}); give another --run.directory"
+            ) from None
+        check_same_run(before, described, directory=directory)
+    write_json(file, described)
+    (directory / "experiment.py").write_text(loaded.source, encoding="utf-8")
+    with open(directory / "command.txt", "a", encoding="utf-8") as commands:
+        commands.write(shlex.join([Path(sys.executable).name, *sys.argv]) + "\n")
+    environment = {
+        "flaxlm": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        **{name: version(name) for name in _PACKAGES},
+        "devices": [device.device_kind for device in jax.devices()],
+        "processes": jax.process_count(),
+    }
+    write_json(directory / "environment.json", environment)

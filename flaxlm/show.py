@@ -1,0 +1,107 @@
+"""`python -m flaxlm.show --experiment X`: training examples as text, and the parameter table.
+
+The examples are the first rows a run of the experiment trains on, corrupted as in that run.
+"""
+
+import dataclasses
+import math
+import shutil
+import sys
+import unicodedata
+
+from flaxlm.arguments import EXPERIMENT, HELP, Flag, help_page, parse_argv
+from flaxlm.errors import command
+
+FLAGS = {
+    "--experiment": EXPERIMENT,
+    "-n": Flag("how many examples, 3 if not given", "N"),
+    "--help": HELP,
+}
+
+_SIDE_BY_SIDE = 90  # columns from which input and target stand beside each other
+
+
+@command
+def main(argv: list[str]) -> int | None:
+    """The command line. Returns the exit code."""
+    arguments = parse_argv(argv, FLAGS)
+    count = arguments.integer("-n", default=3)
+    if arguments["--help"]:
+        purpose = "Print training examples of an experiment as text, and its parameters."
+        print(help_page("flaxlm.show", purpose, FLAGS))
+        return None
+    from flaxlm.overrides import resolve
+    from flaxlm.startup import abstract_plan, parameter_table
+
+    experiment = resolve(arguments).experiment
+    plan = abstract_plan(experiment)
+    columns = shutil.get_terminal_size((100, 24)).columns
+    for number, example in enumerate(examples(experiment, count), 1):
+        print(f"example {number}\n{beside(example.input, example.target, columns)}\n")
+    print(parameter_table(plan))
+    return None
+
+
+def examples(experiment, count: int) -> list:
+    """The first `count` examples of the run, as the objective shows them."""
+    from flaxlm.data.batches import Batches
+    from flaxlm.data.prepared import open_data
+
+    # A row depends on its number and not on the batch around it, so a batch of `count` rows is the
+    # head of the run.
+    data = dataclasses.replace(experiment.data, batch=count)
+    prepared = open_data(data)
+    batches = Batches(
+        prepared.train, experiment.objective, prepared.vocab, data=data, seed=experiment.run.seed
+    )
+    return experiment.objective.show(batches[0], prepared.vocab)[:count]
+
+
+def beside(left: str, right: str, columns: int) -> str:
+    """Input and target in two columns if they fit the terminal, else below each other."""
+    if columns < _SIDE_BY_SIDE:
+        parts = [("input", left), ("target", right)]
+        return "\n".join(
+            line
+            for title, text in parts
+            for line in (f"  {title}", *(f"    {line}" for line in wrap(text, columns - 5)))
+        )
+    width = (columns - 6) // 2
+    lefts, rights = (["input", *wrap(left, width)], ["target", *wrap(right, width)])
+    height = max(len(lefts), len(rights))
+    lefts, rights = (side + [""] * (height - len(side)) for side in (lefts, rights))
+    lines = zip(lefts, rights, strict=True)
+    return "\n".join(f"  {a}{' ' * (width - cells(a))}  {b}".rstrip() for a, b in lines)
+
+
+def wrap(text: str, width: int) -> list[str]:
+    """`text` in lines of at most `width` cells of a terminal; a Korean letter fills two."""
+    lines, line, used = [], "", 0
+    for word in _printable(text).split(" "):
+        size = cells(word)
+        if line and used + 1 + size > width:
+            lines.append(line)
+            line, used = "", 0
+        elif line:
+            line, used = line + " ", used + 1
+        for letter in word:
+            if used + cells(letter) > width:  # a word longer than a line
+                lines.append(line)
+                line, used = "", 0
+            line, used = line + letter, used + cells(letter)
+    return [*lines, line]
+
+
+def cells(text: str) -> int:
+    """Cells that `text` fills on a terminal."""
+    wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
+    return len(text) + wide - sum(unicodedata.combining(letter) > 0 for letter in text)
+
+
+def _printable(text: str) -> str:
+    # What a corpus holds must not steer the terminal.
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""Who may import whom, read from the source with ast: the boundaries that keep N models and M objectives apart."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent / "flaxlm"
+FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
+
+# folder or file -> what of flaxlm it may import (prefixes of dotted names)
+ALLOWED = {
+    "models/": ("nn", "losses", "batch", "models", "sharding", "errors"),
+    "objectives/": ("losses", "batch", "decode", "data.random", "data.rows", "objectives", "errors"),
+    "nn/": ("sharding", "nn", "errors"),
+    "losses.py": ("sharding",),
+    "sharding.py": ("errors",),
+    "batch.py": ("errors",),
+    "errors.py": (),
+    "arguments.py": ("errors",),
+    "data/": ("data", "batch", "errors", "arguments"),
+    "optim.py": ("sharding", "errors"),
+    "step.py": ("sharding", "batch", "data.random", "data.rows", "errors", "optim"),
+}
+
+# Where Flax itself may be named.
+FLAX = (
+    "nn/", "models/", "sharding.py", "step.py", "losses.py", "experiment.py", "overrides.py", "leaves.py", "convert/",
+)  # fmt: skip
+
+
+def imports(path: str):
+    """(module, line) of every import of a file, functions included."""
+    for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: imports are absolute"
+            yield node.module, node.lineno
+            if node.module == "flaxlm":
+                yield from ((f"flaxlm.{alias.name}", node.lineno) for alias in node.names)
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_imports_stay_inside_their_boundaries(path):
+    rule = next((allowed for prefix, allowed in ALLOWED.items() if path.startswith(prefix)), None)
+    for module, line in imports(path):
+        where = f"{path}:{line} imports {module}"
+        first, _, rest = module.partition(".")
+        assert first not in ("experiments", "tensorflow", "torch", "transformers", "pickle"), where
+        assert module != "flaxlm.train", where
+        assert not module.startswith("jax._src"), where
+        if first == "flax":
+            assert path.startswith(FLAX), where
+        if first == "flaxlm" and rest and rule is not None:
+            inside = any(rest == name or rest.startswith(name + ".") for name in rule)
+            assert inside, f"{where}; it may import {', '.join(rule) or 'nothing of ours'}"
+
+
+def test_a_familys_name_stays_in_its_files():
+    """A model's name appears in its model file and its converter alone."""
+    families = [path.stem for path in (ROOT / "models").glob("*.py") if path.stem not in ("__init__", "base")]
+    assert "t5" in families
+    for family in families:
+        for path in FILES:
+            if path in (f"models/{family}.py", f"convert/{family}.py"):
+                continue
+            tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+            names = [node.id for node in ast.walk(tree) if isinstance(node, ast.Name)]
+            modules = [module for module, _ in imports(path)]
+            assert family not in names, path
+            assert f"flaxlm.models.{family}" not in modules, path
+
+
+def test_nothing_is_executed_that_was_read():
+    """No pickle, eval, exec or yaml.load anywhere in the package."""
+    for path in FILES:
+        for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                name = ast.unparse(node.func)
+                bad = name in ("eval", "exec", "yaml.load") or name.startswith(("pickle.", "torch."))
+                assert not bad, f"{path}:{node.lineno}: {name}"

@@ -1,0 +1,149 @@
+"""The parts models are built of."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flaxlm import sharding
+from flaxlm.errors import ConfigError
+from flaxlm.nn import masks
+from flaxlm.nn.attention import attend
+from flaxlm.nn.compute import Compute
+from flaxlm.nn.dropout import Dropout
+from flaxlm.nn.embed import Embed, padded
+from flaxlm.nn.linear import matmul, matmul_each
+from flaxlm.nn.norm import RMSNorm
+from flaxlm.nn.positions import RelativeBias, buckets
+
+# Distances and buckets on which mesh-tensorflow, T5X and transformers agree.
+TWO_SIDED = {16: 10, 32: 12, 64: 14, 91: 15, 127: 15, 300: 15}
+ONE_SIDED = {16: 16, 32: 21, 64: 26, 91: 29, 128: 31, 300: 31}
+
+
+def test_buckets_of_an_encoder():
+    def bucket(distance):
+        return buckets(np.array(distance), count=32, max_distance=128, two_sided=True)
+
+    for distance, expected in TWO_SIDED.items():
+        assert bucket(-distance) == expected, distance
+        assert bucket(distance) == expected + 16, distance
+    np.testing.assert_array_equal(bucket(np.arange(-8, 8)), [*range(8, -1, -1), *range(17, 24)])
+
+
+def test_buckets_of_a_decoder():
+    def bucket(distance):
+        return buckets(np.array(distance), count=32, max_distance=128, two_sided=False)
+
+    for distance, expected in ONE_SIDED.items():
+        assert bucket(-distance) == expected, distance
+        assert bucket(distance) == 0, (
+            distance
+        )  # the future is masked; its bucket is that of distance 0
+    np.testing.assert_array_equal(bucket(-np.arange(17)), np.arange(17))
+
+
+def test_relative_bias_depends_on_the_distance_alone():
+    module = RelativeBias(heads=3, count=32, max_distance=128, two_sided=True)
+    table = np.random.default_rng(0).normal(size=(32, 3)).astype(np.float32)
+    bias = module.apply({"params": {"table": table}}, 5, 9)
+    distance = np.arange(9)[None, :] - np.arange(5)[:, None]
+    expected = table[buckets(distance, count=32, max_distance=128, two_sided=True)]
+    np.testing.assert_array_equal(bias[0], expected.transpose(2, 0, 1))
+
+
+def test_masks():
+    segments = np.array([[1, 1, 2, 0]])
+    seen = np.asarray(masks.same_segment(segments, segments) & masks.causal(4))[0, 0].astype(int)
+    np.testing.assert_array_equal(seen, [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    prefix = np.array([[1, 1, 0]])
+    seen = np.asarray(masks.causal(3) | masks.seen_by_all(prefix))[0, 0].astype(int)
+    np.testing.assert_array_equal(seen, [[1, 1, 0], [1, 1, 0], [1, 1, 1]])
+
+
+def attention_by_loop(q, k, v, mask, bias):
+    out = np.zeros_like(q)
+    for b, i, h in np.ndindex(q.shape[:3]):
+        scores = k[b, :, h] @ q[b, i, h] + bias[0, h, i]
+        weights = np.exp(scores - scores.max()) * mask[b, 0, i]
+        out[b, i, h] = weights @ v[b, :, h] / weights.sum()
+    return out
+
+
+def test_attend_is_attention():
+    rng = np.random.default_rng(1)
+    q, k, v = (rng.normal(size=(2, n, 3, 4)).astype(np.float32) for n in (5, 6, 6))
+    mask = rng.random((2, 1, 5, 6)) < 0.6
+    mask[..., 0] = True
+    bias = rng.normal(size=(1, 3, 5, 6)).astype(np.float32)
+    found = attend(q, k, v, mask=mask, bias=bias, dropout=lambda w: w)
+    np.testing.assert_allclose(found, attention_by_loop(q, k, v, mask, bias), atol=1e-5)
+
+
+def test_attend_without_a_visible_key_is_finite_and_so_is_its_gradient():
+    q = k = v = jnp.ones((1, 2, 1, 4), jnp.bfloat16)
+    mask = jnp.zeros((1, 1, 2, 2), bool)
+
+    def total(q):
+        out = attend(q, k, v, mask=mask, bias=None, dropout=lambda w: w)
+        assert out.dtype == jnp.bfloat16
+        return out.astype(jnp.float32).sum()
+
+    value, gradient = jax.value_and_grad(total)(q)
+    assert jnp.isfinite(value) and jnp.isfinite(gradient).all()
+
+
+def test_rms_norm_multiplies_after_the_cast():
+    x = np.random.default_rng(0).normal(size=(3, 64)).astype(np.float32) * 5
+    scale = np.random.default_rng(1).normal(size=64).astype(np.float32)
+    norm = RMSNorm(eps=1e-6)
+    exact = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6)
+    found = norm.apply({"params": {"scale": scale}}, jnp.asarray(x))
+    np.testing.assert_allclose(found, exact * scale, rtol=1e-5, atol=1e-6)
+    low = jnp.asarray(x, jnp.bfloat16)
+    wide = np.asarray(low, np.float32)
+    unscaled = wide / np.sqrt((wide**2).mean(-1, keepdims=True) + 1e-6)
+    expected = jnp.asarray(unscaled, jnp.bfloat16) * jnp.asarray(scale, jnp.bfloat16)[None]
+    found = norm.apply({"params": {"scale": scale}}, low)
+    assert found.dtype == jnp.bfloat16
+    assert (np.asarray(found) == np.asarray(expected)).mean() > 0.99
+
+
+def test_dropout():
+    x = jnp.ones((4, 50, 100))
+    drop = Dropout(0.25, shared=(1,))
+    key = {"dropout": jax.random.key(0)}
+    out = np.asarray(drop.apply({}, x, train=True, rngs=key))
+    assert set(np.unique(out)) == {0.0, np.float32(1 / 0.75)}
+    assert (out == out[:, :1]).all()
+    assert 0.15 < (out == 0).mean() < 0.35
+    assert drop.apply({}, x, train=False) is x
+    assert Dropout(0.0).apply({}, x, train=True) is x
+
+
+def test_matmul_each_is_matmul():
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(2, 5, 8)), jnp.float32)
+    kernels = tuple(jnp.asarray(rng.normal(size=(8, n)), jnp.float32) for n in (3, 16, 4))
+    for found, kernel in zip(matmul_each(x, kernels), kernels, strict=True):
+        np.testing.assert_allclose(found, np.asarray(x) @ np.asarray(kernel), atol=1e-5)
+    assert matmul(x.astype(jnp.bfloat16), kernels[0]).dtype == jnp.bfloat16
+
+
+def test_embedding_tables_are_padded():
+    assert [padded(n) for n in (1, 128, 129, 32128)] == [128, 128, 256, 32128]
+    module = Embed(130, 8, nn.initializers.normal(1.0), jnp.float32)
+    boxed = module.init(jax.random.key(0), np.zeros((1, 2), np.int32))
+    assert sharding.axes_of(boxed) == {"params/table": ("vocab", "embed")}
+    params = sharding.unbox(boxed)
+    table = params["params"]["table"]
+    assert table.shape == (256, 8)
+    tokens = np.array([[5, 129], [0, 7]], np.int32)
+    np.testing.assert_array_equal(module.apply(params, tokens), np.asarray(table)[tokens])
+
+
+@pytest.mark.parametrize("field, value", [("dtype", "bfloat"), ("remat", "ful")])
+def test_compute_refuses_unknown_names(field, value):
+    with pytest.raises(ConfigError, match=f"compute.{field}='{value}': did you mean {value[:3]}"):
+        Compute(**{field: value})
