@@ -7,6 +7,7 @@ import numpy as np
 
 from flaxlm.batch import Features
 from flaxlm.optim import averaged
+from flaxlm.rundir import write_json
 from flaxlm.sharding import axis_size
 from flaxlm.step import apply_to
 
@@ -86,3 +87,31 @@ def examples(model, objective, state, features: Features, vocab, *, count: int =
             f"  predicted  {guess.target}",
         ]
     return "\n".join(lines)
+
+
+def report(directory, model, objective, state, found: Mapping[str, float], held_out, vocab) -> str:
+    """The final evaluation and a few predictions as text; also written to evaluation.json and samples.txt.
+
+    With several processes the parts that need every row in one place (entropy, examples) are left out.
+
+    Args:
+      directory: the run directory.
+      found: of `evaluate`.
+      held_out: batches of host features.
+    """
+    step, alone = int(state.step), jax.process_count() == 1
+    lines = [f"held-out after step {step}: " + " ".join(f"{k} {v:.4f}" for k, v in found.items())]
+    entropy = unigram_entropy(held_out) if alone else None
+    if entropy is not None and "text_nll" in found:
+        gain = entropy - found["text_nll"]
+        lines.append(
+            f"held-out text tokens: loss {found['text_nll']:.3f} nat, unigram entropy {entropy:.3f} nat: "
+            f"{abs(gain):.3f} nat {'under' if gain >= 0 else 'over'} it"
+        )
+        found = {**found, "unigram_entropy": entropy, "gain": gain}
+    samples = examples(model, objective, state, held_out[0], vocab) if alone and len(held_out) else ""
+    if jax.process_index() == 0:
+        write_json(directory / "evaluation.json", {"step": step, **found})
+        if samples:
+            (directory / "samples.txt").write_text(samples + "\n", encoding="utf-8")
+    return "\n".join([*lines, samples]).rstrip()

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from flaxlm.nn.linear import matmul
 from flaxlm.sharding import axis_size, constrain
 
 # Above this many bytes of fp32 logits per device, work in chunks of at most this size.
@@ -44,11 +45,8 @@ class Readout(struct.PyTreeNode):
     def logits(self, hidden: jax.Array | None = None) -> jax.Array:
         """[..., V] fp32 logits of `hidden` [..., D] (default: all positions)."""
         hidden = self.hidden if hidden is None else hidden
-        contract = ((hidden.ndim - 1,), (1 if self.transposed else 0,))
-        kernel = self.kernel.astype(hidden.dtype)
-        logits = jax.lax.dot_general(
-            hidden, kernel, (contract, ((), ())), preferred_element_type=jnp.float32
-        )
+        kernel = self.kernel.T if self.transposed else self.kernel
+        logits = matmul(hidden, kernel, dtype=jnp.float32)
         if self.bias is not None:
             logits = logits + self.bias.astype(jnp.float32).reshape(
                 (1,) * (logits.ndim - 1) + (-1,)

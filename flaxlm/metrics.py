@@ -66,6 +66,12 @@ def peak_flops(device_kind: str) -> float | None:
     return None
 
 
+def total_peak(mesh) -> float | None:
+    """FLOP/s of all devices of a mesh together, None if one of them is not known."""
+    peaks = [peak_flops(device.device_kind) for device in mesh.devices.flat]
+    return sum(peaks) if all(peaks) else None
+
+
 class Meter:
     """Speed between two metric lines.
 
@@ -200,6 +206,34 @@ class MetricsWriter:
 
     def __exit__(self, *exception):
         self.close()
+
+
+class Log:
+    """The metrics of a loop that never waits: a step's values are read when a later step runs.
+
+    Args:
+      rate: learning rate of a step, counted from 0.
+      on_loss: called with (step, loss, gradient norm) of every line; raises where they are bad.
+    """
+
+    def __init__(self, writer: MetricsWriter, meter: Meter, *, rate, on_loss):
+        self.writer, self.meter = writer, meter
+        self._rate, self._on_loss = rate, on_loss
+        self._waiting: tuple[int, Mapping] | None = None
+
+    def later(self, step: int, metrics: Mapping) -> None:
+        """Remember the metrics (device scalars) of a step that was dispatched."""
+        self._waiting = (step, metrics)
+
+    def write(self) -> None:
+        """Write what is remembered; blocks until that step is done."""
+        if self._waiting is None:
+            return
+        (step, metrics), self._waiting = self._waiting, None
+        values = {name: float(value) for name, value in metrics.items()}
+        speed = self.meter.read(tokens=values.pop("tokens"))
+        self.writer.write(step, {**values, "lr": float(self._rate(step - 1)), **speed})
+        self._on_loss(step, values["loss"], values["grad_norm"])
 
 
 def read_lines(path: Path) -> tuple[list[dict], int]:

@@ -27,23 +27,23 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "sen
 
 
 @contextlib.contextmanager
-def open_run(loaded) -> Iterator[Path]:
+def open_run(loaded) -> Iterator[tuple[Path, RunLock]]:
     """Make or continue the run directory of an experiment, and hold its lock. Collective.
 
     Args:
       loaded: an `experiment.Loaded`, overrides applied.
 
     Yields:
-      The absolute path.
+      The absolute path, and the lock, whose `check` says before a write whether it is still held.
 
     Raises:
       RunDirError: it cannot be written, another process holds it, or it belongs to another experiment.
     """
     path = loaded.experiment.run.directory or f"runs/{loaded.name}"
     directory = Path(from_first(lambda: str(prepare_run_dir(path))))
-    with RunLock(directory):
+    with RunLock(directory) as lock:
         from_first(lambda: _write_identity(directory, loaded))
-        yield directory
+        yield directory, lock
 
 
 def write_json(path: Path, value) -> None:

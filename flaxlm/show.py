@@ -4,7 +4,6 @@ The examples are the first rows a run of the experiment trains on, corrupted as 
 """
 
 import dataclasses
-import math
 import shutil
 import sys
 import unicodedata

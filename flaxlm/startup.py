@@ -7,22 +7,20 @@ import psutil
 
 from flaxlm.errors import ConfigError
 from flaxlm.lock import check_space
+from flaxlm.plan import Plan, make_plan
 from flaxlm.sharding import AXES, abstract_layout
-from flaxlm.step import Plan, make_plan
 
 
-def banner(
-    plan: Plan, experiment, *, name: str, overrides, directory, start: int, batches, held_out
-) -> str:
+def banner(plan: Plan, loaded, overrides, directory, start: int, batches, held_out) -> str:
     """The lines printed at start: what runs, on what, how large, from where."""
-    run, rows, layout = experiment.run, experiment.data.batch, plan.layout
+    run, rows, layout = loaded.experiment.run, loaded.experiment.data.batch, plan.layout
     size, shards = plan.bytes_per_device(), layout.parts("batch")
     devices = layout.mesh.devices
     mesh = " x ".join(f"{axis}={ways}" for axis, ways in layout.sizes.items() if ways > 1) or "1"
     counts = batches.counts
     passes = ", ".join(f"{passes:.1f}" for passes in batches.passes(run.steps))
     lines = {
-        "experiment": " ".join([name, *(f"--{path}={value}" for path, value in overrides)]),
+        "experiment": " ".join([loaded.name, *(f"--{path}={value}" for path, value in overrides)]),
         "model": f"{type(plan.model).__module__.rpartition('.')[2]}.{type(plan.model).__name__}, "
         f"{plan.parameters:,} parameters, {plan.model.compute}",
         "objective": repr(plan.objective),

@@ -1,26 +1,20 @@
-"""The one train step, and what is known of a run before a device is touched.
+"""The one train step, and the programs of a run: init, step, evaluation.
 
 No branch here names a family or an objective: the model maps features to outputs, the objective maps outputs to terms,
 the step weights, averages, differentiates and updates.
 """
 
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import struct
 
 from flaxlm import sharding
-from flaxlm.batch import FEATURES, Batch
-from flaxlm.data.random import RowRandom
-from flaxlm.data.rows import Rows
-from flaxlm.errors import ConfigError
+from flaxlm.batch import Batch
 from flaxlm.optim import averaged
 
 Metrics = dict[str, jax.Array]
@@ -178,148 +172,34 @@ def _tokens(batch: Batch) -> jax.Array:
     return sum((segments > 0).sum() for segments in counted)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A run traced abstractly: shapes, dim names, layout, bytes. No device has been touched.
+class Programs(NamedTuple):
+    """The jitted functions of a run, with every argument and result laid out over the mesh.
 
     Attributes:
-      features: {feature: ShapeDtypeStruct} of the global batch.
-      state: State of ShapeDtypeStructs.
-      axes: {parameter path: dim names}.
-      tx: the optimizer, as it was traced.
+      init: () -> State.
+      step: (state, batch) -> (state, metrics); the state is donated.
+      evaluate: (state, batch) -> {term: (sum, weight)}.
     """
 
-    model: Any
-    objective: Any
-    layout: sharding.Layout
-    features: Mapping[str, jax.ShapeDtypeStruct]
-    state: State
-    axes: Mapping[str, tuple[str, ...]]
-    tx: optax.GradientTransformation
-
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """{parameter path: shape}."""
-        leaves = jax.tree_util.tree_leaves_with_path(self.state.params)
-        return {sharding.path_name(path): leaf.shape for path, leaf in leaves}
-
-    @property
-    def parameters(self) -> int:
-        return sum(math.prod(shape) for shape in self.shapes.values())
-
-    def map_state(self, function: Callable) -> State:
-        """`function(leaf, dim names)` of every leaf of the state."""
-        return sharding.map_state(function, self.state, self.state.params, self.axes)
-
-    def state_shardings(self) -> State:
-        return self.map_state(lambda leaf, axes: self.layout.sharding(axes))
-
-    def abstract_state(self) -> State:
-        """The state as a restore target: shapes, dtypes and shardings."""
-        return jax.tree.map(
-            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-            self.state,
-            self.state_shardings(),
-        )
-
-    def batch_shardings(self) -> dict[str, Any]:
-        return {name: self.layout.sharding(FEATURES[name].axes) for name in self.features}
-
-    def bytes_per_device(self) -> dict[str, int]:
-        """Bytes one device holds of the parameters, the rest of the state (optimizer) and one batch."""
-
-        def local(leaf, axes):
-            parts = math.prod(self.layout.parts(name) for name in axes if name is not None)
-            return math.prod(leaf.shape) * leaf.dtype.itemsize // parts
-
-        sizes = self.map_state(local)
-        params, everything = (sum(jax.tree.leaves(tree)) for tree in (sizes.params, sizes))
-        batch = sum(local(leaf, FEATURES[name].axes) for name, leaf in self.features.items())
-        return {"parameters": params, "optimizer": everything - params, "batch": batch}
+    init: Callable[[], State]
+    step: Callable[[State, Batch], tuple[State, Metrics]]
+    evaluate: Callable[[State, Batch], dict]
 
 
-def trace_features(objective, *, length: int, batch: int, vocab) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of the global batch, found by preparing one blank row."""
-    row = Rows.of(np.full((1, objective.window(length)), vocab.unk))
-    features = objective.prepare(row, RowRandom(0, row.index), vocab)
-    return {
-        name: jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype) for name, x in features.items()
-    }
-
-
-def make_plan(experiment, layout: sharding.Layout, vocab) -> Plan:
-    """Trace an experiment abstractly and check that its parts go together.
-
-    Args:
-      experiment: an `Experiment`.
-      layout: real or abstract.
-      vocab: ids to trace with; `data.vocabulary.blank()` will do, shapes do not depend on what the ids mean.
-
-    Raises:
-      ConfigError: batch and mesh, parameter and mesh, or model and objective do not go together.
-    """
-    model, objective, data, run = (
-        experiment.model,
-        experiment.objective,
-        experiment.data,
-        experiment.run,
+def jit_programs(plan, *, seed: int, accumulate: int) -> Programs:
+    """The programs of a `plan.Plan`, to be called inside `sharding.using(plan.layout)`."""
+    state, batch, everywhere = (
+        plan.state_shardings(), plan.batch_shardings(), plan.layout.sharding(())
+    )  # fmt: skip
+    step = make_train_step(plan.model, plan.objective, plan.tx, seed=seed, accumulate=accumulate)
+    return Programs(
+        init=jax.jit(make_init(plan.model, plan.tx, plan.features, seed=seed), out_shardings=state),
+        step=jax.jit(
+            step, in_shardings=(state, batch), out_shardings=(state, everywhere), donate_argnums=0
+        ),
+        evaluate=jax.jit(
+            make_eval_step(plan.model, plan.objective),
+            in_shardings=(state, batch),
+            out_shardings=everywhere,
+        ),
     )
-    _check_numbers(run, data)
-    step = layout.parts("batch") * run.accumulate
-    if data.batch % step:
-        legal = sorted({max(data.batch // step, 1) * step, (data.batch // step + 1) * step})
-        raise ConfigError(
-            f"data.batch={data.batch} rows cannot be split over {layout.parts('batch')} batch shard(s) of the mesh x "
-            f"run.accumulate={run.accumulate}; nearest that work: {' or '.join(map(str, legal))}"
-        )
-    features = trace_features(objective, length=data.length, batch=data.batch, vocab=vocab)
-    with sharding.using(layout):
-        try:
-            boxed = jax.eval_shape(partial(init_params, model, features, seed=run.seed))
-            axes = sharding.axes_of(boxed)
-            tx = experiment.optimizer.build(axes, run.steps)
-            init = make_init(model, tx, features, seed=run.seed)
-            state = jax.eval_shape(init)
-            train_step = make_train_step(
-                model, objective, tx, seed=run.seed, accumulate=run.accumulate
-            )
-            jax.eval_shape(train_step, state, dict(features))
-        except MissingName as error:
-            raise ConfigError(
-                f"{type(objective).__name__} and {type(model).__module__}.{type(model).__name__} do not go together: "
-                f"{error}"
-            ) from error
-    found = Plan(model, objective, layout, features, state, axes, tx)
-    sharding.check_params(found.shapes, axes, layout)
-    return found
-
-
-def check_vocab(model, vocab) -> None:
-    """Check that the model has a row for every id.
-
-    Raises:
-      ConfigError: with both numbers.
-    """
-    if model.size.vocab < vocab.size:
-        raise ConfigError(
-            f"model.size.vocab={model.size.vocab} is smaller than the vocabulary, which has {vocab.size} ids "
-            f"({vocab.size - len(vocab.sentinels)} pieces and {len(vocab.sentinels)} sentinels); make it {vocab.size} "
-            f"or more, or take a smaller data.vocabulary.size"
-        )
-
-
-def _check_numbers(run, data) -> None:
-    least = {
-        "run.steps": (run.steps, 1),
-        "run.accumulate": (run.accumulate, 1),
-        "run.log_every": (run.log_every, 1),
-        "run.eval_every": (run.eval_every, 0),
-        "run.eval_batches": (run.eval_batches, 1),
-        "run.save_every": (run.save_every, 0),
-        "run.keep": (run.keep, 1),
-        "data.batch": (data.batch, 1),
-        "data.length": (data.length, 2),
-    }
-    for name, (value, smallest) in least.items():
-        if value < smallest:
-            raise ConfigError(f"{name}={value}: must be at least {smallest}")

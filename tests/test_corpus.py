@@ -584,7 +584,11 @@ def test_the_commands(source, tmp_path, capsys):
         ([], 78, "required: command"),
         (["prepar"], 78, "invalid choice: 'prepar'"),
         (["show", "x", "-n", "many"], 78, "invalid int value: 'many'"),
-        (["prepare", "--sourc", "a", "--vocab", "v", "--out", "o"], 78, "--source"),
+        (
+            ["prepare", "--sourc", "a", "--vocab", "v", "--out", "o"],
+            78,
+            "--sourc: did you mean --source",
+        ),
         (["vocab", "--source", "a", "--size", "9", "--out", "no/v.model"], 78, "no folder no"),
         (["vocab", "--source", "text:none", "--size", "9", "--out", "v"], 66, "no file matches"),
         (["prepare", "--source", "text:none", "--vocab", "none", "--out", "o"], 66, "vocabulary"),

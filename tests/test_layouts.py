@@ -7,7 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from flaxlm import sharding, step
+from flaxlm import sharding
+from flaxlm.plan import make_plan
+from flaxlm.step import jit_programs
 from tests import tiny
 
 LAYOUTS = {
@@ -25,22 +27,13 @@ def train(sizes, steps=5):
     mesh = sharding.Mesh(**sizes)
     layout = sharding.make_layout(mesh, jax.devices()[: math.prod(sizes.values())])
     experiment = dataclasses.replace(tiny.EXPERIMENT, mesh=mesh)
-    plan = step.make_plan(experiment, layout, tiny.VOCABULARY.blank())
+    plan = make_plan(experiment, layout, tiny.VOCABULARY.blank())
     with sharding.using(layout):
-        places = plan.state_shardings()
-        init = step.make_init(plan.model, plan.tx, plan.features, seed=0)
-        state = jax.jit(init, out_shardings=places)()
-        update = jax.jit(
-            step.make_train_step(plan.model, plan.objective, plan.tx, seed=0),
-            in_shardings=(places, plan.batch_shardings()),
-            out_shardings=(places, None),
-            donate_argnums=0,
-        )
-        seen = []
+        programs = jit_programs(plan, seed=0, accumulate=1)
+        state, seen = programs.init(), []
         for index in range(steps):
-            state, metrics = update(
-                state, jax.device_put(tiny.batch(index), plan.batch_shardings())
-            )
+            batch = jax.device_put(tiny.batch(index), plan.batch_shardings())
+            state, metrics = programs.step(state, batch)
             seen.append(float(metrics["loss"]))
     return np.array(seen), state, plan
 

@@ -13,7 +13,7 @@ from flaxlm.nn.attention import attend
 from flaxlm.nn.compute import Compute
 from flaxlm.nn.dropout import Dropout
 from flaxlm.nn.embed import Embed, padded
-from flaxlm.nn.linear import matmul, matmul_each
+from flaxlm.nn.linear import matmul
 from flaxlm.nn.norm import RMSNorm
 from flaxlm.nn.positions import RelativeBias, buckets
 
@@ -122,13 +122,23 @@ def test_dropout():
     assert Dropout(0.0).apply({}, x, train=True) is x
 
 
-def test_matmul_each_is_matmul():
+def test_matmul_and_its_gradient_are_those_of_numpy():
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(2, 5, 8)), jnp.float32)
-    kernels = tuple(jnp.asarray(rng.normal(size=(8, n)), jnp.float32) for n in (3, 16, 4))
-    for found, kernel in zip(matmul_each(x, kernels), kernels, strict=True):
-        np.testing.assert_allclose(found, np.asarray(x) @ np.asarray(kernel), atol=1e-5)
-    assert matmul(x.astype(jnp.bfloat16), kernels[0]).dtype == jnp.bfloat16
+    kernel = jnp.asarray(rng.normal(size=(8, 3)), jnp.float32)
+    weights = jnp.asarray(rng.normal(size=(2, 5, 3)), jnp.float32)
+    np.testing.assert_allclose(matmul(x, kernel), np.asarray(x) @ np.asarray(kernel), atol=1e-5)
+    found = jax.jit(jax.grad(lambda *xs: (matmul(*xs) * weights).sum(), argnums=(0, 1)))(x, kernel)
+    np.testing.assert_allclose(found[0], np.asarray(weights) @ np.asarray(kernel).T, atol=1e-5)
+    expected = np.einsum("bli,blo->io", np.asarray(x), np.asarray(weights))
+    np.testing.assert_allclose(found[1], expected, atol=1e-5)
+
+
+def test_matmul_computes_in_the_type_of_x():
+    x, kernel = jnp.ones((2, 3, 4), jnp.bfloat16), jnp.ones((4, 5), jnp.float32)
+    total = lambda kernel: matmul(x, kernel).astype(jnp.float32).sum()
+    assert matmul(x, kernel).dtype == jnp.bfloat16
+    assert jax.grad(total)(kernel).dtype == jnp.float32
 
 
 def test_embedding_tables_are_padded():

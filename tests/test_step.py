@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from flaxlm import losses, optim, sharding, step
+from flaxlm.plan import Plan
 
 
 class Embedder(nn.Module):
@@ -77,22 +78,15 @@ def train(mesh, *, accumulate=1, steps=5, model=None, optimizer=None):
         boxed = jax.eval_shape(lambda: step.init_params(model, shapes, seed=0))
         axes = sharding.axes_of(boxed)
         tx = optimizer.build(axes, steps)
-        init = step.make_init(model, tx, shapes, seed=0)
-        abstract = jax.eval_shape(init)
-        plan = step.Plan(model, TwoTerms(), layout, shapes, abstract, axes, tx)
-        places = plan.state_shardings()
-        state = jax.jit(init, out_shardings=places)()
-        update = jax.jit(
-            step.make_train_step(model, TwoTerms(), tx, seed=0, accumulate=accumulate),
-            in_shardings=(places, plan.batch_shardings()),
-            out_shardings=(places, None),
-            donate_argnums=0,
-        )
+        abstract = jax.eval_shape(step.make_init(model, tx, shapes, seed=0))
+        plan = Plan(model, TwoTerms(), layout, shapes, abstract, axes, tx)
+        programs = step.jit_programs(plan, seed=0, accumulate=accumulate)
+        state = programs.init()
         placed = jax.device_put(batch, plan.batch_shardings())
         losses_seen = []
         for _ in range(steps):
             before = state
-            state, metrics = update(state, placed)
+            state, metrics = programs.step(state, placed)
             losses_seen.append(float(metrics["loss"]))
         assert jax.tree.leaves(before.params)[0].is_deleted(), "the state is donated"
     return np.array(losses_seen), state, plan

@@ -15,6 +15,7 @@ from flaxlm.errors import ConfigError, DataError, MissingInput
 from flaxlm.losses import cross_entropy
 from flaxlm.models import t5
 from flaxlm.nn.compute import Compute
+from flaxlm.nn.positions import buckets
 
 PARITY = Path(__file__).parent / "parity"
 TINY = t5.SIZES["tiny"]
@@ -106,7 +107,7 @@ def test_equals_the_published_model(case, version):
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_equals_transformers_as_installed(version):
-    pytest.importorskip("torch", reason="needs the parity extra: torch")
+    torch = pytest.importorskip("torch", reason="needs the parity extra: torch")
     pytest.importorskip("transformers", reason="needs the parity extra: transformers")
     import sys
 
@@ -117,6 +118,13 @@ def test_equals_transformers_as_installed(version):
         sys.path.remove(str(PARITY))
     size = dict(depth=2, width=30, mlp=22, heads=7, head_dim=3, vocab=99, decoder_depth=3)
     theirs = make.build(size, v1_1=version == "v1_1")
+    distance = np.arange(-300, 301)
+    for stack, two_sided in ((theirs.encoder, True), (theirs.decoder, False)):
+        bucket = stack.block[0].layer[0].SelfAttention._relative_position_bucket
+        for count, furthest in ((32, 128), (14, 30), (64, 200)):
+            expected = bucket(torch.from_numpy(distance), two_sided, count, furthest).numpy()
+            found = buckets(distance, count=count, max_distance=furthest, two_sided=two_sided)
+            np.testing.assert_array_equal(found, expected)
     batch = CASES.inputs(size, (3, 40, 21), seed=5)
     expected = make.outputs(theirs, batch)
     size = t5.Size(**size)
@@ -275,6 +283,22 @@ def test_how_it_is_computed_changes_nothing(trained, compute):
     assert_same(step(params, batch, targets), expected)
 
 
+def test_remat_computes_again_what_it_says(trained):
+    batch, targets, params, *_ = trained
+
+    def products(remat):
+        step = loss_and_gradient(t5.Model(DROPOUT, Compute(remat=remat)), batch, targets)
+        return str(jax.make_jaxpr(step)(params, batch, targets)).count(" dot_general")
+
+    keep, dots, qkv, full = map(products, ("none", "dots", "qkv", "full"))
+    # Encoder, self- and cross-attention each have two products without weights, 3 projections and
+    # an output; a gated feed-forward layer has two products before its last (which nobody needs
+    # again).
+    assert dots - keep == 3 * 2
+    assert qkv - keep == 3 * (2 + 1) + 2 * 2
+    assert full - keep == 3 * (2 + 4) + 2 * 2
+
+
 def test_the_tree_does_not_depend_on_how_it_is_computed():
     trees = [
         jax.eval_shape(lambda m=m: m.init(jax.random.key(0), make_batch(), train=False))
@@ -314,7 +338,8 @@ def test_sharded_as_declared(trained, capfd):
 
 
 def test_dropout_noise_is_shared_along_the_length(tiny):
-    # One token everywhere: without the position bias all positions are equal, and stay so under shared noise.
+    # One token everywhere: without the position bias all positions are equal, and stay so under
+    # shared noise.
     model, params = t5.Model(DROPOUT), None
     batch = make_batch()
     batch["tokens"][:] = 7
@@ -335,7 +360,9 @@ def test_dropout_noise_is_shared_along_the_length(tiny):
 
 
 def test_initial_values():
-    """Standard deviations of mesh-tensorflow's and T5X's initializers (moments; draws cannot agree)."""
+    """Standard deviations of mesh-tensorflow's and T5X's initializers (moments; draws cannot
+    agree).
+    """
     size = t5.Size(2, 64, 256, 16, head_dim=8, vocab=512)
     params, _ = init(t5.Model(size), make_batch())
     layer = params["decoder"]["layers"]

@@ -1,6 +1,8 @@
-"""T5 weights to and from Hugging Face's names: one table, read in both directions. numpy in, numpy out.
+"""T5 weights to and from Hugging Face's names: one table, read in both directions. numpy in, numpy
+out.
 
-A Hugging Face matrix is [out, in] and one per layer; ours is [in, out] and stacked [layers, in, out].
+A Hugging Face matrix is [out, in] and one per layer; ours is [in, out] and stacked [layers, in,
+out].
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,7 +18,9 @@ from flaxlm.nn.embed import padded
 
 @dataclass(frozen=True)
 class Entry:
-    """One parameter of ours. `theirs` holds "{}" for the layer number if the parameter is stacked over `layers`."""
+    """One parameter of ours. `theirs` holds "{}" for the layer number if the parameter is stacked
+    over `layers`.
+    """
 
     ours: str
     theirs: str
@@ -29,7 +33,8 @@ class Entry:
         return [self.theirs.format(layer) for layer in range(self.layers or 1)]
 
 
-# Copies of other tensors, or unused, that published files carry. The readout of a v1.0 file is the embedding table.
+# Copies of other tensors, or unused, that published files carry. The readout of a v1.0 file is the
+# embedding table.
 _EXTRA = {
     "encoder.embed_tokens.weight",
     "decoder.embed_tokens.weight",
@@ -88,7 +93,8 @@ def _tower(name: str, size: Size, depth: int, v1_1: bool) -> Iterator[Entry]:
 
 
 def from_hf(tensors: Mapping[str, np.ndarray], size: Size) -> dict:
-    """Parameters of `Model` or `ModelV10`, whichever the tensors are of (v1.1 has gated feed-forward layers).
+    """Parameters of `Model` or `ModelV10`, whichever the tensors are of (v1.1 has gated
+    feed-forward layers).
 
     Args:
       tensors: a T5ForConditionalGeneration's state by Hugging Face name.

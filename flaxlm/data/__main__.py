@@ -13,11 +13,21 @@ from flaxlm.data.prepare import prepare
 from flaxlm.data.prepared import interleaved
 from flaxlm.data.spec import Source, Vocabulary
 from flaxlm.data.vocab import KOREAN, load_vocab, train_vocab
-from flaxlm.errors import ConfigError, command
+from flaxlm.errors import ConfigError, command, nearest
 
 
 class _Parser(argparse.ArgumentParser):
     """One line and our own exit code where argparse prints its usage and exits with 2."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        if self._subparsers is None:  # before argparse complains of what the misspelt flag left out
+            for word in args:
+                flag = word.partition("=")[0]
+                if flag.startswith("--") and flag not in self._option_string_actions:
+                    raise ConfigError(
+                        f"unknown flag {flag}: {nearest(flag, self._option_string_actions)}"
+                    )
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str):
         raise ConfigError(f"{self.prog}: {message} (--help explains)")

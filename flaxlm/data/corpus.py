@@ -121,13 +121,12 @@ class Corpus:
           folder: a folder that `prepare` made.
           split: "train" or "validation".
           vocab_sha256: refuse a corpus of another vocabulary.
-          verify: "sizes" (sizes and record counts of all files, milliseconds) or "hashes" (also
-            contents).
+          verify: "sizes" (of all files: milliseconds) or "hashes" (their contents: reads all).
 
         Raises:
           MissingInput: no finished corpus there, or one of another vocabulary.
           ConfigError: no such split.
-          DataError: a file is missing, truncated, changed or does not hold the records it should.
+          DataError: a file is missing, truncated or changed.
         """
         folder = Path(folder).expanduser().absolute()
         manifest = read_manifest(folder)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from flaxlm.nn.dropout import Dropout
-from flaxlm.nn.linear import matmul, matmul_each
+from flaxlm.nn.linear import matmul
 from flaxlm.sharding import constrain, param
 
 _MASKED = -1e30  # finite: a row without any visible key becomes uniform instead of NaN
@@ -28,7 +28,8 @@ def attend(
 ) -> jax.Array:
     """softmax(q k + bias) v over the visible keys, softmax in fp32.
 
-    The scores are not scaled: a family that scales does it to q, or folds it in q's initializer as T5 does.
+    The scores are not scaled: a family that scales does it to q, or folds it in q's initializer as
+    T5 does.
 
     Args:
       q_BQHK: queries.
@@ -70,42 +71,35 @@ class Attention(nn.Module):
     def __call__(
         self,
         x_BQD: jax.Array,
-        memory_BSD: jax.Array | None,
+        memory_BSD: jax.Array,
         *,
         mask: jax.Array,
         bias: jax.Array | None,
         train: bool,
     ) -> jax.Array:
-        """[B, Q, D]: `x` attends to `memory`, or to itself where memory is None. `mask`, `bias`: see `attend`."""
+        """[B, Q, D]: `x` attends to `memory`, which is `x` in self-attention; for the rest see
+        `attend`.
+        """
         inner = self.heads * self.head_dim
-        width = x_BQD.shape[-1]
 
-        def kernel(name, init, rows):
-            return self.param(name, param(init, "embed", "heads"), (rows, inner), jnp.float32)
-
-        query = kernel("query", self.query_init, width)
-        rows = width if memory_BSD is None else memory_BSD.shape[-1]
-        key, value = kernel("key", self.kernel_init, rows), kernel("value", self.kernel_init, rows)
-        if memory_BSD is None:
-            q, k, v = matmul_each(x_BQD, (query, key, value))
-        else:
-            q = matmul(x_BQD, query)
-            k, v = matmul_each(memory_BSD, (key, value))
+        def project(x, name, init, length):
+            kernel = self.param(
+                name, param(init, "embed", "heads"), (x.shape[-1], inner), jnp.float32
+            )
+            y = checkpoint_name(matmul(x, kernel), "qkv")
+            y = y.reshape(*x.shape[:2], self.heads, self.head_dim)
+            return constrain(y, "batch", length, "heads", "head_dim")
 
         out_BQHK = attend(
-            self._heads(q, "length"),
-            self._heads(k, "keys"),
-            self._heads(v, "keys"),
+            project(x_BQD, "query", self.query_init, "length"),
+            project(memory_BSD, "key", self.kernel_init, "keys"),
+            project(memory_BSD, "value", self.kernel_init, "keys"),
             mask=mask,
             bias=bias,
             dropout=lambda w: Dropout(self.dropout, shared=(2,), name="dropout")(w, train=train),
         )
+        width = x_BQD.shape[-1]
         out = self.param(
             "out", param(self.kernel_init, "heads", "embed"), (inner, width), jnp.float32
         )
         return matmul(out_BQHK.reshape(*x_BQD.shape[:2], inner), out)
-
-    def _heads(self, x: jax.Array, length: str) -> jax.Array:
-        """[B, L, H*K] to [B, L, H, K], with the heads over the mesh."""
-        x = checkpoint_name(x, "qkv").reshape(*x.shape[:2], self.heads, self.head_dim)
-        return constrain(x, "batch", length, "heads", "head_dim")

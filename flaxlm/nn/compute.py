@@ -1,4 +1,4 @@
-"""`Compute`: how a model is computed, never what. Two values of it give the same numbers up to rounding."""
+"""`Compute`: how a model is computed, never what. It moves results by no more than rounding."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from flaxlm.errors import ConfigError, nearest
 
 _TYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
-# What the forward pass of a layer keeps for its backward pass; the rest is computed again. From the least memory up.
+# What the forward pass of a layer keeps for its backward pass, from the least memory up.
 _POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "qkv": jax.checkpoint_policies.save_only_these_names("qkv"),
@@ -22,12 +22,12 @@ class Compute:
     """Compute type, loop over the layers, rematerialisation.
 
     Attributes:
-      dtype: "float32" or "bfloat16", of activations and matrix products. Parameters, norm statistics, softmax and loss
-        are float32 always.
-      scan: one compiled loop over the layers (compiles fast, right on accelerators) instead of a copy of the program
-        per layer (faster on CPUs).
-      remat: "none" keeps every activation; "full" keeps only the input of each layer; "qkv" keeps the query, key and
-        value projections too; "dots" keeps every product with a weight matrix.
+      dtype: "float32" or "bfloat16", of activations and matrix products. Parameters, norm
+        statistics, softmax and loss are float32 always.
+      scan: one compiled loop over the layers (compiles fast, right on accelerators) instead of a
+        copy of the program per layer (faster on CPUs).
+      remat: "none" keeps every activation; "full" keeps only the input of each layer; "qkv" keeps
+        the query, key and value projections too; "dots" keeps every product with a weight matrix.
     """
 
     dtype: str = "float32"

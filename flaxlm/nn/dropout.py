@@ -6,11 +6,13 @@ import jax.numpy as jnp
 
 
 class Dropout(nn.Module):
-    """Zero a share `rate` of the elements and scale up the rest; one draw for all elements along `shared` dims.
+    """Zero a share `rate` of the elements and scale up the rest; one draw for all elements along
+    `shared` dims.
 
     Attributes:
       rate: in [0, 1).
-      shared: dims along which the noise is the same. T5 shares it along the length (mesh-tensorflow's noise shape).
+      shared: dims along which the noise is the same. T5 shares it along the length
+        (mesh-tensorflow's noise shape).
     """
 
     rate: float

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from flaxlm.sharding import constrain, param
 
-VOCAB_MULTIPLE = 128  # table rows are padded up to it, so that the vocabulary splits over devices and fills tiles
+# Table rows are padded up to it: the vocabulary then splits over devices and fills their tiles.
+VOCAB_MULTIPLE = 128
 
 
 def padded(vocab: int) -> int:
@@ -38,9 +39,10 @@ class Embed(nn.Module):
         )
 
     def __call__(self, tokens_BL: jax.Array) -> jax.Array:
-        """[B, L, D] embeddings of ids below `vocab` (checked on the host; here an id beyond the table is clipped)."""
-        # The width is gathered over the mesh before the lookup, the vocabulary is not: a lookup in a table split along
-        # both dims makes XLA replicate the activations ("involuntary full rematerialization").
+        """[B, L, D] embeddings. Ids are checked on the host; here they are clipped."""
+        # The width is gathered over the mesh before the lookup, the vocabulary is not: a lookup in
+        # a table split along both dims makes XLA replicate the activations ("involuntary full
+        # rematerialization").
         table_VD = constrain(self.table_VD.astype(self.dtype), "vocab", "width")
         x_BLD = jnp.take(table_VD, tokens_BL, axis=0, mode="clip")
         return constrain(x_BLD, "batch", "length", "width")

@@ -1,11 +1,15 @@
-"""Who may attend to whom: boolean masks [B, 1, Q, S], True where query position Q sees key position S."""
+"""Who may attend to whom: boolean masks [B, 1, Q, S], True where query position Q sees key position
+S.
+"""
 
 import jax
 import jax.numpy as jnp
 
 
 def same_segment(queries_BQ: jax.Array, keys_BS: jax.Array) -> jax.Array:
-    """[B, 1, Q, S]: equal segment ids. Padding (0) sees padding, so no row of a softmax is empty where both have it."""
+    """[B, 1, Q, S]: equal segment ids. Padding (0) sees padding, so no row of a softmax is empty
+    where both have it.
+    """
     return (queries_BQ[:, :, None] == keys_BS[:, None, :])[:, None]
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxlm.nn.dropout import Dropout
-from flaxlm.nn.linear import matmul, matmul_each
+from flaxlm.nn.linear import matmul
 from flaxlm.sharding import constrain, param
 
 
@@ -45,8 +45,8 @@ class GatedMLP(nn.Module):
     def __call__(self, x_BLD: jax.Array, *, train: bool) -> jax.Array:
         """[B, L, D], from and to."""
         shape = (x_BLD.shape[-1], self.inner)
-        kernels = tuple(_kernel(self, name, "embed", "mlp", shape) for name in ("gate", "in"))
-        gate_BLF, h_BLF = matmul_each(x_BLD, kernels)
+        gate_BLF = matmul(x_BLD, _kernel(self, "gate", "embed", "mlp", shape))
+        h_BLF = matmul(x_BLD, _kernel(self, "in", "embed", "mlp", shape))
         return _out(self, self.activation(gate_BLF) * h_BLF, x_BLD.shape[-1], train)
 
 

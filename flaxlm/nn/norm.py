@@ -18,7 +18,9 @@ class RMSNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[..., D] in x's type. The scale multiplies after the cast, as in T5: bf16 results depend on the order."""
+        """[..., D] in x's type. The scale multiplies after the cast, as in T5: bf16 results depend
+        on the order.
+        """
         scale_D = self.param(
             "scale", param(jax.nn.initializers.ones, "width"), (x.shape[-1],), jnp.float32
         )

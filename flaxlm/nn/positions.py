@@ -3,6 +3,8 @@
 `H` heads, `Q` queries, `S` keys.
 """
 
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -12,10 +14,11 @@ from flaxlm.sharding import constrain, param
 
 
 def buckets(distance: np.ndarray, *, count: int, max_distance: int, two_sided: bool) -> np.ndarray:
-    """Bucket numbers of distances (key position minus query position), as T5 defines them (section 2.1).
+    """T5's bucket numbers (section 2.1) of distances: key position minus query position.
 
-    Half of the buckets of a side hold one distance each, the other half grow logarithmically up to `max_distance`, and
-    the last takes all beyond. Computed on the host in fp32: a device's logarithm moves distances over bucket borders.
+    Half of the buckets of a side hold one distance each, the other half grow logarithmically up to
+    `max_distance`, and the last takes all beyond. Computed on the host in fp32: a device's
+    logarithm moves distances over bucket borders.
 
     Args:
       distance: integers of any shape.
@@ -34,7 +37,9 @@ def buckets(distance: np.ndarray, *, count: int, max_distance: int, two_sided: b
     exact = count // 2
     # The epsilon keeps log(0) away and is part of the definition: T5X has it too.
     ratio = steps.astype(np.float32) / exact + np.finfo(np.float32).eps
-    far = exact + (np.log(ratio) / np.log(max_distance / exact) * (count - exact)).astype(np.int32)
+    # A Python float as the divisor keeps the quotient in fp32; numpy's own would widen it.
+    scale = math.log(max_distance / exact)
+    far = exact + (np.log(ratio) / scale * (count - exact)).astype(np.int32)
     return (base + np.where(steps < exact, steps, np.minimum(far, count - 1))).astype(np.int32)
 
 
@@ -60,7 +65,8 @@ class RelativeBias(nn.Module):
         table = self.param(
             "table", param(init, "buckets", "heads"), (self.count, self.heads), jnp.float32
         )
-        # A bias depends on the distance alone: look up one value per distance, then spread them over the diagonals.
+        # A bias depends on the distance alone: look up one value per distance, then spread them
+        # over the diagonals.
         distance = np.arange(-(queries - 1), keys)
         bucket = buckets(
             distance, count=self.count, max_distance=self.max_distance, two_sided=self.two_sided

@@ -1,4 +1,4 @@
-"""A stack of equal layers. Its parameters are [layers, ...] however it is computed, so checkpoints never differ."""
+"""A stack of equal layers. Its parameters are [layers, ...] however it is computed."""
 
 import flax.linen as nn
 import jax
@@ -9,11 +9,12 @@ from flaxlm.nn.compute import Compute
 def stack(
     block: nn.Module, x: jax.Array, *shared, depth: int, compute: Compute, train: bool
 ) -> jax.Array:
-    """`depth` layers of one block, one after the other. To be called in the compact method of block's parent.
+    """`depth` layers of one block in turn. Call it in the compact method of the block's parent.
 
     Args:
-      block: called per layer as block(x, *shared, train=...), returns the next x. Its parameters get a first dim
-        "layers" of size depth; every layer draws its own initial values and its own dropout.
+      block: called per layer as block(x, *shared, train=...), returns the next x. Its parameters
+        get a first dim "layers" of size depth; every layer draws its own initial values and its own
+        dropout.
       x: input of the first layer.
       *shared: arrays or None that every layer gets as they are.
       depth: number of layers.
@@ -28,7 +29,7 @@ def stack(
         return block(x, *shared, train=train), None
 
     if compute.policy is not None:
-        # Common subexpressions must not undo the recomputation; the body of a loop is safe from that.
+        # Merging common subexpressions must not undo the recomputation; in a loop it cannot.
         layer = nn.remat(layer, policy=compute.policy, prevent_cse=not compute.scan)
     layers = nn.scan(
         layer,

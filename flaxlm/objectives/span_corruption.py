@@ -112,14 +112,15 @@ class SpanCorruption(EncoderDecoderObjective):
                 f"{len(vocab.sentinels)} sentinels; set data.vocabulary.sentinels to {spans} or "
                 "more, raise objective.mean_length or lower data.length"
             )
-        tokens = np.count_nonzero(rows.segments, axis=1)
-        noise = self.noise(tokens, width, rng)
-        text = ~noise
-        if tokens.min(initial=width) < width:
-            text &= np.arange(width) < tokens[:, None]
+        text, noise = self.runs(np.count_nonzero(rows.segments, axis=1), width, rng)
         input_length, target_length = (int(length) for length in self.lengths(width))
-        inputs, input_lengths = _fold(rows.tokens, text, noise, input_length, vocab)
-        targets, target_lengths = _fold(rows.tokens, noise, text, target_length, vocab)
+        source = _before(text + noise)
+        marks = noise > 0, text > 0
+        # The input keeps text and marks noise after it; the target marks text and keeps noise after it.
+        inputs, input_lengths = _fold(rows.tokens, source, text, marks[0], 0, input_length, vocab)
+        targets, target_lengths = _fold(
+            rows.tokens, source + text, noise, marks[1], 1, target_length, vocab
+        )
         decoder_segments = _within(target_lengths, target_length)
         return {
             "tokens": inputs,
@@ -131,28 +132,20 @@ class SpanCorruption(EncoderDecoderObjective):
             "text_weights": text_weights(targets, decoder_segments, vocab),
         }
 
-    def noise(self, tokens: np.ndarray, width: int, rng: RowRandom) -> np.ndarray:
-        """[B, width] bool, True where a token is dropped; row b holds tokens[b] <= width tokens.
+    def runs(
+        self, tokens: np.ndarray, width: int, rng: RowRandom
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Lengths of the alternating runs of rows of tokens[b] <= width tokens: (kept, dropped) [B, P].
 
-        Noise and text are each cut uniformly at random into as many parts as there are spans, and
-        the parts alternate, text first (`random_spans_noise_mask` of the published code).
+        Row b is kept[b, 0] tokens of text, then dropped[b, 0] of noise, kept[b, 1], and so on. Text and
+        noise are each cut uniformly at random into as many parts as there are spans
+        (`random_spans_noise_mask` of the published code). Runs that a row does not have are 0.
         """
         noise, spans = self.counts(tokens)
         # Of the width, not of the batch: a row's draws know nothing of the rows beside it.
         most = max(int(self.counts(width)[1]), 1)
-        runs = np.empty((len(tokens), 2 * most + 1), np.int64)
-        runs[:, 0:-1:2] = _random_parts(rng, tokens - noise, spans, most)
-        runs[:, 1:-1:2] = _random_parts(rng, noise, spans, most)
-        runs[:, -1] = width - tokens
-        kinds = np.zeros(runs.shape, bool)
-        kinds[:, 1:-1:2] = True
-        mask = np.repeat(kinds.ravel(), runs.ravel()).reshape(len(tokens), width)
-        if self.roll:
-            turn = np.maximum(tokens, 1)[:, None]
-            columns = np.arange(width)
-            source = np.where(columns < turn, (columns - rng.integers(turn, 1)) % turn, columns)
-            mask = np.take_along_axis(mask, source, axis=1)
-        return mask
+        kept, dropped = _random_parts(rng, np.stack([tokens - noise, noise], axis=1), spans, most)
+        return _rolled(kept, dropped, spans, rng) if self.roll else (kept, dropped)
 
     def invert(self, input_ids: np.ndarray, target_ids: np.ndarray, vocab) -> np.ndarray:
         """The text that was corrupted: the token ids of one row, from its input and target ids."""
@@ -174,60 +167,89 @@ class SpanCorruption(EncoderDecoderObjective):
         ]
 
 
-def _random_parts(rng: RowRandom, items: np.ndarray, parts: np.ndarray, most: int) -> np.ndarray:
-    """[B, most] sizes of parts[b] random parts of items[b] items, then zeros.
+def _random_parts(rng: RowRandom, items: np.ndarray, parts: np.ndarray, most: int):
+    """Sizes of parts[b] random parts of items[b, 0] and of items[b, 1], then zeros: [B, most] each.
 
     Parts have at least one item and every partition is equally likely. A partition is a set of
     parts - 1 cuts among items - 1 places. Floyd's method (Bentley and Floyd 1987) draws such a set
     with exactly one number per cut, so a row costs tens of random numbers instead of hundreds.
     """
     count = len(items)
-    cuts = np.empty((count, most + 1), np.int64)
+    cuts = np.empty((2 * count, most + 1), np.int64)
+    items, parts = items.reshape(-1), np.repeat(parts, 2)
     cuts[:, 0] = 0
     cuts[:, most] = items
     if most > 1:
-        places = (items - parts)[:, None] + np.arange(1, most)  # a turn's cut is in [1, places]
-        draws = rng.integers(np.maximum(places, 1), most - 1) + 1
-        width = int(items.max(initial=0)) + most
-        taken = np.zeros(count * width, bool)
-        base = np.arange(count) * width
+        turns = np.arange(1, most)
+        last = np.maximum((items - parts)[:, None] + turns, 1)  # a turn's cut is in [1, last]
+        draws = rng.integers(last.reshape(count, -1), 2 * (most - 1)).reshape(2 * count, -1) + 1
+        size = int(items.max(initial=0)) + most
+        base = np.arange(2 * count) * size
+        draws, last = draws.T + base, last.T + base
+        taken = np.zeros(2 * count * size, bool)
         for turn in range(most - 1):
-            place = places[:, turn]
-            cut = np.where(taken[base + draws[:, turn]], place, draws[:, turn])
-            taken[base + cut] = True
-            cuts[:, turn + 1] = cut
+            cut = np.where(taken.take(draws[turn]), last[turn], draws[turn])
+            taken[cut] = True
+            draws[turn] = cut
+        cuts[:, 1:most] = (draws - base).T
         # A row of fewer parts makes its cuts in its first turns; the others part nothing.
-        np.copyto(cuts[:, 1:most], items[:, None], where=np.arange(1, most) >= parts[:, None])
+        np.copyto(cuts[:, 1:most], items[:, None], where=turns >= parts[:, None])
         cuts[:, 1:most].sort(axis=1)
-    return np.diff(cuts, axis=1)
+    sizes = np.diff(cuts, axis=1).reshape(count, 2, most)
+    return sizes[:, 0], sizes[:, 1]
 
 
-def _fold(tokens, keep, drop, length, vocab):
-    """Rows in which every run of `drop` becomes the next sentinel, closed by eos.
+def _rolled(kept: np.ndarray, dropped: np.ndarray, spans: np.ndarray, rng: RowRandom):
+    """The runs of rows turned round by a random offset: one pair more, for the run that is cut in two."""
+    both = kept + dropped
+    tokens = both.sum(axis=1)[:, None]
+    start = rng.integers(np.maximum(tokens, 1), 1)  # the token that comes first
+    begin = _before(both)
+    pair = np.count_nonzero(begin[:, 1:] * (both[:, 1:] > 0) + (both[:, 1:] == 0) * tokens <= start, axis=1)
+    turn = (pair[:, None] + np.arange(kept.shape[1] + 1)) % np.maximum(spans, 1)[:, None]
+    turn = np.where(np.arange(kept.shape[1] + 1) <= spans[:, None], turn, -1)
+    return turn
+
+
+def _before(lengths: np.ndarray) -> np.ndarray:
+    """[B, P] sum of the lengths to the left of each."""
+    return np.cumsum(lengths, axis=1) - lengths
+
+
+def _fold(tokens, source, lengths, marked, lead, length, vocab):
+    """Rows of runs of tokens, each with a sentinel beside it, closed by eos.
 
     Args:
       tokens: [B, W] ids.
-      keep, drop: [B, W] bool, disjoint; where both are False is padding.
+      source: [B, P] where each run begins in `tokens`.
+      lengths: [B, P] of the runs.
+      marked: [B, P] bool, whether the run has a sentinel.
+      lead: 1 if the sentinel stands before the run, 0 if after it.
       length: positions of the result, eos included.
 
     Returns:
       (ids [B, length] int32, positions in use [B]); a row without tokens has no eos either.
     """
-    starts = drop.copy()
-    starts[:, 1:] &= ~drop[:, :-1]
-    at = np.flatnonzero(starts)
-    runs = np.count_nonzero(starts, axis=1)
-    rank = np.arange(len(at)) - np.repeat(np.cumsum(runs) - runs, runs)
-    marked = tokens.copy()
-    marked.ravel()[at] = vocab.sentinels[rank]
-    taken = keep | starts
-    used = np.count_nonzero(taken, axis=1)
-    if used.min(initial=length) == length - 1:  # all rows full: two copies less
-        ids = np.empty((len(tokens), length), np.int32)
-        ids[:, :-1] = marked[taken].reshape(len(tokens), -1)
-    else:
-        ids = np.full((len(tokens), length), vocab.pad, np.int32)
-        ids[np.arange(length) < used[:, None]] = marked[taken]
+    count, width = tokens.shape
+    blocks = lengths + marked
+    begin = _before(blocks)
+    used = begin[:, -1] + blocks[:, -1]
+    # Each position of a block is read at a fixed distance; sentinels, eos and padding come after.
+    spread = np.empty((count, blocks.shape[1] + 1), np.int64)
+    spread[:, :-1] = source - begin - lead * marked + np.arange(count)[:, None] * width
+    spread[:, -1] = 0
+    sizes = np.empty_like(spread)
+    sizes[:, :-1] = blocks
+    sizes[:, -1] = length - used
+    index = np.repeat(spread.ravel(), sizes.ravel()).reshape(count, length)
+    index += np.arange(length)
+    ids = tokens.ravel().take(index, mode="clip")
+    row, run = np.nonzero(marked)
+    rank = run - (~marked[:, 0])[row]
+    ids[row, (begin + (1 - lead) * lengths)[row, run]] = vocab.sentinels[rank]
+    if used.min(initial=length) < length - 1:
+        ids[np.arange(length) > used[:, None]] = vocab.pad
+        ids[used == 0] = vocab.pad
     some = np.flatnonzero(used)
     ids[some, used[some]] = vocab.eos
     return ids, used + (used > 0)

@@ -1,6 +1,7 @@
 """Make the goldens of tests/test_t5.py from transformers: inputs and outputs of small random T5s.
 
-    python tests/parity/make_t5.py        (needs torch and transformers: pip install 'flaxlm[parity]')
+    python tests/parity/make_t5.py        (needs torch and transformers: pip install
+    'flaxlm[parity]')
 
 Made with transformers 5.23 and torch 2.13, eager attention, float32.
 """

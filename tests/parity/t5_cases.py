@@ -1,4 +1,5 @@
-"""The cases of the T5 goldens, without torch: sizes, inputs, and weights as a function of their names.
+"""The cases of the T5 goldens, without torch: sizes, inputs, and weights as a function of their
+names.
 
 Weights are not stored: numpy's legacy generator draws the same numbers on every version, forever.
 """
@@ -7,7 +8,8 @@ import zlib
 
 import numpy as np
 
-# Odd on purpose: heads x head_dim is not the width, the stacks differ in depth, distances reach the last buckets.
+# Odd on purpose: heads x head_dim is not the width, the stacks differ in depth, distances reach the
+# last buckets.
 SIZES = {
     "a": dict(depth=2, width=20, mlp=28, heads=3, head_dim=5, vocab=77, decoder_depth=1),
     "b": dict(depth=1, width=13, mlp=9, heads=1, head_dim=16, vocab=128, decoder_depth=3),
@@ -33,7 +35,9 @@ def inputs(size: dict, lengths: tuple[int, int, int], *, seed: int) -> dict[str,
 
 
 def tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """fp32 values that make every part of the model matter: norms are not one, attention is not uniform."""
+    """fp32 values that make every part of the model matter: norms are not one, attention is not
+    uniform.
+    """
     noise = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape)
     if "layer_norm" in name:
         return (1 + 0.3 * noise).astype(np.float32)
