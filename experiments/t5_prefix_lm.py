@@ -1,4 +1,5 @@
-"""The encoder-decoder of t5_span trained on T5's prefix LM: read the first part of a text, predict the rest.
+"""The encoder-decoder of t5_span trained on T5's prefix LM: read the first part of a text, predict
+the rest.
 
 Command   python -m flaxlm.train --experiment t5_prefix_lm
 Source    Raffel et al. 2020, section 3.2.3: the objective that span corruption is compared with.

@@ -1,4 +1,5 @@
-"""A small T5 v1.1, span corruption on the English that ships with Python: minutes on a laptop, no download.
+"""A small T5 v1.1, span corruption on the English that ships with Python: minutes on a laptop, no
+download.
 
 Command   python -m flaxlm.train --experiment t5_span
 """

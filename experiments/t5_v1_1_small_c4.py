@@ -1,8 +1,10 @@
-"""T5 v1.1 small, span corruption on C4 alone: gated GELU, untied readout, no dropout (Shazeer 2020; T5 release notes).
+"""T5 v1.1 small, span corruption on C4 alone: gated GELU, untied readout, no dropout (Shazeer 2020;
+T5 release notes).
 
 Command   python -m flaxlm.train --experiment t5_v1_1_small_c4
 Slice     v5e:4x4 (16 chips), data parallel.
-Recipe    as t5_small_c4; no supervised tasks were mixed in, so this is the whole of it. Dropout is switched on again
+Recipe    as t5_small_c4; no supervised tasks were mixed in, so this is the whole of it. Dropout is
+switched on again
           for fine-tuning (--model.size.dropout=0.1).
 """
 

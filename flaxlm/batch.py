@@ -1,7 +1,9 @@
-"""Every feature a batch can hold: name, axes, dtype, meaning. The one contract between objectives and models.
+"""Every feature a batch can hold: name, axes, dtype, meaning. The one contract between objectives
+and models.
 
-An objective makes features, a model reads them; neither imports the other. `B` rows, `L` positions, `M` decoder
-positions. Axis names are those of `flaxlm.sharding`, so this table also says how a batch is laid over the mesh.
+An objective makes features, a model reads them; neither imports the other. `B` rows, `L` positions,
+`M` decoder positions. Axis names are those of `flaxlm.sharding`, so this table also says how a
+batch is laid over the mesh.
 """
 
 from collections.abc import Mapping
@@ -64,7 +66,8 @@ FEATURES: dict[str, Feature] = {
 def check_features(features: Features, *, vocab_size: int, rows: np.ndarray | None = None) -> None:
     """Check a batch made on the host against `FEATURES`: names, ranks, dtypes, id ranges.
 
-    Devices clamp or poison an out-of-range id without a word, so the range is checked here, before the transfer.
+    Devices clamp or poison an out-of-range id without a word, so the range is checked here, before
+    the transfer.
 
     Args:
       features: name -> array with the row dim first.
@@ -73,7 +76,8 @@ def check_features(features: Features, *, vocab_size: int, rows: np.ndarray | No
 
     Raises:
       DataError: naming feature, row, position and id.
-      AssertionError: if an objective makes a feature that the table does not declare that way (our own mistake).
+      AssertionError: if an objective makes a feature that the table does not declare that way (our
+        own mistake).
     """
     for name, array in features.items():
         feature = FEATURES.get(name)
@@ -88,6 +92,8 @@ def check_features(features: Features, *, vocab_size: int, rows: np.ndarray | No
             where = np.argwhere((array < 0) | (array >= vocab_size))[0]
             row = where[0] if rows is None else rows[where[0]]
             raise DataError(
-                f"row {row}, {name}{list(where[1:])}: token id {array[tuple(where)]} is outside the model's vocabulary "
-                f"[0, {vocab_size}). The corpus was made with another vocabulary, or model.size.vocab is too small"
+                f"row {row}, {name}{list(where[1:])}: token id {array[tuple(where)]} is outside "
+                f"the model's vocabulary "
+                f"[0, {vocab_size}). The corpus was made with another vocabulary, or "
+                f"model.size.vocab is too small"
             )

@@ -1,4 +1,6 @@
-"""Joining the processes of a run. The one place that asks JAX which process this is before the mesh is made."""
+"""Joining the processes of a run. The one place that asks JAX which process this is before the
+mesh is made.
+"""
 
 import os
 
@@ -10,10 +12,12 @@ _TRIPLE = ("FLAXLM_COORDINATOR", "FLAXLM_NUM_PROCESSES", "FLAXLM_PROCESS_ID")
 
 
 def initialize(timeout: int = 300) -> bool:
-    """Join the other processes of this run if there are any; call it before anything touches a device.
+    """Join the other processes of this run if there are any; call it before anything touches a
+    device.
 
     Explicit addresses win: FLAXLM_COORDINATOR=host:port, FLAXLM_NUM_PROCESSES, FLAXLM_PROCESS_ID.
-    FLAXLM_DISTRIBUTED=auto lets JAX detect a TPU pod, Slurm or Open MPI. Without either, this is a run of one process.
+    FLAXLM_DISTRIBUTED=auto lets JAX detect a TPU pod, Slurm or Open MPI. Without either, this is a
+    run of one process.
 
     Args:
       timeout: seconds to wait for the others.
@@ -37,7 +41,8 @@ def initialize(timeout: int = 300) -> bool:
     count, index = (os.environ[name] for name in _TRIPLE[1:])
     if not (count.isdecimal() and index.isdecimal() and int(index) < int(count)):
         raise ConfigError(
-            f"FLAXLM_PROCESS_ID={index} of FLAXLM_NUM_PROCESSES={count}: ids are whole numbers from 0 to the count - 1"
+            f"FLAXLM_PROCESS_ID={index} of FLAXLM_NUM_PROCESSES={count}: ids are whole numbers "
+            f"from 0 to the count - 1"
         )
     jax.distributed.initialize(
         coordinator_address=os.environ[_TRIPLE[0]],

@@ -1,7 +1,8 @@
 """What can go wrong by a user's doing, each with one clear line and its own exit code.
 
-A launcher decides from the code what to do: 75 means "requeue me", 65/66/77/78 mean "do not retry, a person must look".
-`UserError`s are printed as one line without a traceback; every other exception is ours and keeps its traceback.
+A launcher decides from the code what to do: 75 means "requeue me", 65/66/77/78 mean "do not retry,
+a person must look". `UserError`s are printed as one line without a traceback; every other exception
+is ours and keeps its traceback.
 """
 
 import functools
@@ -11,7 +12,9 @@ from collections.abc import Callable
 
 
 class UserError(ValueError):
-    """Base of all errors a user can cause. `str(error)` says what is wrong, where, and what would work."""
+    """Base of all errors a user can cause. `str(error)` says what is wrong, where, and what
+    would work.
+    """
 
     code = 1
 
@@ -29,7 +32,9 @@ class DataError(UserError):
 
 
 class MissingInput(UserError):
-    """A corpus, a vocabulary or another input is missing or is not the one the run was made with (EX_NOINPUT)."""
+    """A corpus, a vocabulary or another input is missing or is not the one the run was made with
+    (EX_NOINPUT).
+    """
 
     code = 66
 
@@ -62,10 +67,12 @@ PREEMPTED = 75  # EX_TEMPFAIL: state saved, start me again
 
 
 def command(function: Callable[[list[str]], int | None]) -> Callable[[list[str] | None], int]:
-    """Turn `function(argv) -> exit code` into a command: `UserError` becomes one line on stderr and its code.
+    """Turn `function(argv) -> exit code` into a command: `UserError` becomes one line on stderr and
+    its code.
 
-    The returned function takes `argv` (default: the process's own) and returns the exit code; a module ends in
-    `sys.exit(main())`. It never exits by itself, so it can be called from a notebook or another launcher.
+    The returned function takes `argv` (default: the process's own) and returns the exit code; a
+    module ends in `sys.exit(main())`. It never exits by itself, so it can be called from a notebook
+    or another launcher.
     """
 
     @functools.wraps(function)
@@ -83,7 +90,9 @@ def command(function: Callable[[list[str]], int | None]) -> Callable[[list[str] 
 
 
 def nearest(name: str, known) -> str:
-    """`did you mean a, b?` for a misspelt `name`, or the sorted list of what exists if nothing is near."""
+    """`did you mean a, b?` for a misspelt `name`, or the sorted list of what exists if nothing
+    is near.
+    """
     import difflib
 
     known = sorted(known)

@@ -13,7 +13,8 @@ class Feed:
     """Which rows of the global batch this process makes, and their way to its devices.
 
     Attributes:
-      rows: [n] numbers of the rows, ascending. Processes whose devices hold the same rows make the same rows.
+      rows: [n] numbers of the rows, ascending. Processes whose devices hold the same rows make the
+        same rows.
       shardings: {feature: sharding of the global array}.
     """
 

@@ -1,4 +1,6 @@
-"""What a run reports on text it never trained on: losses, the entropy they are to beat, examples to read."""
+"""What a run reports on text it never trained on: losses, the entropy they are to beat, examples
+to read.
+"""
 
 from collections.abc import Iterable, Mapping
 
@@ -37,10 +39,11 @@ def evaluate(
 
 
 def unigram_entropy(batches: Iterable[Features], *, weights: str = "text_weights") -> float | None:
-    """Entropy in nats of the distribution of the target ids where `weights` is positive; None without such a feature.
+    """Entropy in nats of the distribution of the target ids where `weights` is positive; None
+    without such a feature.
 
-    It is the loss of the best model that ignores its input, measured on the held-out targets themselves: the smaller
-    the sample, the lower it is, so a loss below it is no artefact.
+    It is the loss of the best model that ignores its input, measured on the held-out targets
+    themselves: the smaller the sample, the lower it is, so a loss below it is no artefact.
     """
     counts = np.zeros(0, np.int64)
     for features in batches:
@@ -54,7 +57,9 @@ def unigram_entropy(batches: Iterable[Features], *, weights: str = "text_weights
 
 
 def examples(model, objective, state, features: Features, vocab, *, count: int = 5) -> str:
-    """`count` held-out rows as text: input, true target, predicted target. "" if the objective does not predict."""
+    """`count` held-out rows as text: input, true target, predicted target. "" if the objective
+    does not predict.
+    """
     shards = axis_size("batch")
     computed = {name: value[: -(-count // shards) * shards] for name, value in features.items()}
     rows = {name: value[:count] for name, value in computed.items()}
@@ -90,9 +95,11 @@ def examples(model, objective, state, features: Features, vocab, *, count: int =
 
 
 def report(directory, model, objective, state, found: Mapping[str, float], held_out, vocab) -> str:
-    """The final evaluation and a few predictions as text; also written to evaluation.json and samples.txt.
+    """The final evaluation and a few predictions as text; also written to evaluation.json and
+    samples.txt.
 
-    With several processes the parts that need every row in one place (entropy, examples) are left out.
+    With several processes the parts that need every row in one place (entropy, examples) are left
+    out.
 
     Args:
       directory: the run directory.
@@ -105,11 +112,14 @@ def report(directory, model, objective, state, found: Mapping[str, float], held_
     if entropy is not None and "text_nll" in found:
         gain = entropy - found["text_nll"]
         lines.append(
-            f"held-out text tokens: loss {found['text_nll']:.3f} nat, unigram entropy {entropy:.3f} nat: "
+            f"held-out text tokens: loss {found['text_nll']:.3f} nat, unigram entropy "
+            f"{entropy:.3f} nat: "
             f"{abs(gain):.3f} nat {'under' if gain >= 0 else 'over'} it"
         )
         found = {**found, "unigram_entropy": entropy, "gain": gain}
-    samples = examples(model, objective, state, held_out[0], vocab) if alone and len(held_out) else ""
+    samples = (
+        examples(model, objective, state, held_out[0], vocab) if alone and len(held_out) else ""
+    )
     if jax.process_index() == 0:
         write_json(directory / "evaluation.json", {"step": step, **found})
         if samples:

@@ -1,8 +1,9 @@
 """Cross-entropy that never holds the fp32 logits of a long sequence at once.
 
-A model does not return logits, it returns a `Readout`: the last hidden states and the matrix that turns them into
-logits. Whoever needs all logits asks for them; a loss asks for cross-entropy and gets it in chunks of positions, in
-fp32, whatever the compute type. Shapes: `B` batch, `L` length, `D` width, `V` vocabulary (padded).
+A model does not return logits, it returns a `Readout`: the last hidden states and the matrix that
+turns them into logits. Whoever needs all logits asks for them; a loss asks for cross-entropy and
+gets it in chunks of positions, in fp32, whatever the compute type. Shapes: `B` batch, `L` length,
+`D` width, `V` vocabulary (padded).
 """
 
 import jax
@@ -25,7 +26,8 @@ class Readout(struct.PyTreeNode):
 
     Attributes:
       hidden: [B, L, D] in the compute type, already scaled as the family wants it.
-      kernel: [D, V], or [V, D] with `transposed` (a tied embedding table); cast to hidden's type when used.
+      kernel: [D, V], or [V, D] with `transposed` (a tied embedding table); cast to hidden's type
+        when used.
       bias: [V] or None.
       vocab: number of real entries; logits at and above it are masked.
       transposed: whether kernel is [V, D].
@@ -83,8 +85,9 @@ def cross_entropy(readout: Readout, targets: jax.Array) -> tuple[jax.Array, jax.
     if chunks == 1:
         return score(readout.hidden, targets)
 
-    # Chunk i holds positions i, i + chunks, ...: with the length sharded over devices, every device works in every
-    # chunk. The checkpoint makes the backward pass recompute a chunk's logits instead of storing them.
+    # Chunk i holds positions i, i + chunks, ...: with the length sharded over devices, every device
+    # works in every chunk. The checkpoint makes the backward pass recompute a chunk's logits
+    # instead of storing them.
     def split(x):
         return jnp.moveaxis(x.reshape(batch, length // chunks, chunks, *x.shape[2:]), 2, 0)
 
@@ -98,7 +101,9 @@ def cross_entropy(readout: Readout, targets: jax.Array) -> tuple[jax.Array, jax.
 
 
 def _chunks(batch: int, length: int, width: int) -> int:
-    """Smallest divisor of the length per device that brings a chunk's logits under CHUNK_BYTES per device."""
+    """Smallest divisor of the length per device that brings a chunk's logits under CHUNK_BYTES
+    per device.
+    """
     rows, shards = axis_size("batch"), axis_size("length")
     local_length = length // shards
     local_bytes = 4 * (batch // rows) * local_length * (width // axis_size("vocab"))
@@ -110,7 +115,9 @@ def _chunks(batch: int, length: int, width: int) -> int:
 
 @jax.custom_vjp
 def _token_loss(logits, targets):
-    """logits [..., V] fp32, targets [...] -> (nll, log_z) [...]. One pass over the logits each way."""
+    """logits [..., V] fp32, targets [...] -> (nll, log_z) [...]. One pass over the logits each
+    way.
+    """
     return _token_loss_forward(logits, targets)[0]
 
 

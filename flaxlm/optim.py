@@ -1,8 +1,9 @@
 """Optimizers and schedules: values that become optax transformations.
 
-Every matrix is [in, out] and may be stacked over layers. Statistics that an optimizer takes over a whole parameter
-(Adafactor's factors, update clipping and parameter scale, LAMB's trust ratio, Muon's orthogonalisation) are taken per
-layer, as if the layers were separate parameters: `_per_layer` sees to it.
+Every matrix is [in, out] and may be stacked over layers. Statistics that an optimizer takes over a
+whole parameter (Adafactor's factors, update clipping and parameter scale, LAMB's trust ratio,
+Muon's orthogonalisation) are taken per layer, as if the layers were separate parameters:
+`_per_layer` sees to it.
 """
 
 from collections.abc import Callable, Mapping
@@ -67,7 +68,8 @@ class Cosine(Schedule):
 
 @dataclass(frozen=True)
 class InverseSquareRoot(Schedule):
-    """scale / sqrt(max(step, warmup)): constant during the warmup (T5 section 3.1.2: scale 1, warmup 10^4).
+    """scale / sqrt(max(step, warmup)): constant during the warmup (T5 section 3.1.2: scale 1,
+    warmup 10^4).
 
     With `ramp`, rises linearly during the warmup instead (the original transformer).
     """
@@ -116,7 +118,8 @@ class Optimizer:
       schedule: learning rate.
       clip: the global norm of the gradients is clipped to this; 0 is off.
       decay: decoupled weight decay, on matrices only (no norms, biases, relative position tables).
-      ema: decay rate of an exponential moving average of the parameters, which evaluation then uses; 0 is off.
+      ema: decay rate of an exponential moving average of the parameters, which evaluation then
+        uses; 0 is off.
     """
 
     schedule: Schedule
@@ -125,11 +128,15 @@ class Optimizer:
     ema: float = 0.0
 
     def direction(self, axes: Axes) -> optax.GradientTransformation:
-        """Gradients to update directions (sign of the gradient), weight decay included, learning rate not."""
+        """Gradients to update directions (sign of the gradient), weight decay included, learning
+        rate not.
+        """
         raise NotImplementedError
 
     def build(self, axes: Axes, steps: int) -> optax.GradientTransformation:
-        """The whole transformation, for parameters with these dim names and a run of `steps` steps."""
+        """The whole transformation, for parameters with these dim names and a run of `steps`
+        steps.
+        """
         if not 0 <= self.ema < 1:
             raise ConfigError(f"optimizer.ema={self.ema}: a decay rate lies in [0, 1)")
         chain = [optax.clip_by_global_norm(self.clip)] if self.clip else []
@@ -154,10 +161,12 @@ class AdamW(Optimizer):
 
 @dataclass(frozen=True)
 class Adafactor(Optimizer):
-    """Adafactor (Shazeer and Stern 2018) as T5 trains with it: no momentum, updates relative to the parameter's scale.
+    """Adafactor (Shazeer and Stern 2018) as T5 trains with it: no momentum, updates relative to the
+    parameter's scale.
 
-    Second-moment decay 1 - t^-0.8, factored where both dims of a matrix are at least `factor_from`, updates clipped to
-    RMS `update_clip`, steps multiplied by the RMS of the parameter (at least `least_scale`).
+    Second-moment decay 1 - t^-0.8, factored where both dims of a matrix are at least `factor_from`,
+    updates clipped to RMS `update_clip`, steps multiplied by the RMS of the parameter (at least
+    `least_scale`).
     """
 
     clip: float = 0.0
@@ -178,7 +187,9 @@ class Adafactor(Optimizer):
 
 @dataclass(frozen=True)
 class Lamb(Optimizer):
-    """LAMB (You et al. 2020): Adam whose step per matrix has the norm of the matrix. Norms and biases take Adam's step."""
+    """LAMB (You et al. 2020): Adam whose step per matrix has the norm of the matrix. Norms and
+    biases take Adam's step.
+    """
 
     b1: float = 0.9
     b2: float = 0.999
@@ -198,10 +209,11 @@ class Lamb(Optimizer):
 
 @dataclass(frozen=True)
 class Muon(Optimizer):
-    """Muon (Jordan 2024) on the matrices of the layers, Adam on embeddings, heads, norms and biases.
+    """Muon (Jordan 2024) on the matrices of the layers, Adam on embeddings, heads, norms and
+    biases.
 
-    Orthogonalised updates are scaled by 0.2 sqrt(max(in, out)), so that one learning rate and one decay serve both
-    kinds of parameters (Liu et al. 2025, section 2.2).
+    Orthogonalised updates are scaled by 0.2 sqrt(max(in, out)), so that one learning rate and one
+    decay serve both kinds of parameters (Liu et al. 2025, section 2.2).
     """
 
     momentum: float = 0.95
@@ -286,7 +298,9 @@ class Average(NamedTuple):
 
 
 def average(rate: float) -> optax.GradientTransformation:
-    """Keep an exponential moving average of the parameters; the last link of a chain, updates pass through."""
+    """Keep an exponential moving average of the parameters; the last link of a chain, updates
+    pass through.
+    """
 
     def init(params):
         return Average(jax.tree.map(jnp.copy, params))

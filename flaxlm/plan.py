@@ -48,8 +48,12 @@ class Plan:
         return sum(math.prod(shape) for shape in self.shapes.values())
 
     def train_flops(self) -> float:
-        """Matrix FLOPs of one training step over the global batch: three times the forward pass, no recomputation."""
-        return 3 * self.model.flops({name: feature.shape for name, feature in self.features.items()})
+        """Matrix FLOPs of one training step over the global batch: three times the forward pass,
+        no recomputation.
+        """
+        return 3 * self.model.flops(
+            {name: feature.shape for name, feature in self.features.items()}
+        )
 
     def map_state(self, function: Callable) -> State:
         """`function(leaf, dim names)` of every leaf of the state."""
@@ -70,7 +74,9 @@ class Plan:
         return {name: self.layout.sharding(FEATURES[name].axes) for name in self.features}
 
     def bytes_per_device(self) -> dict[str, int]:
-        """Bytes one device holds of the parameters, the rest of the state (optimizer) and one batch."""
+        """Bytes one device holds of the parameters, the rest of the state (optimizer) and one
+        batch.
+        """
 
         def local(leaf, axes):
             parts = math.prod(self.layout.parts(name) for name in axes if name is not None)
@@ -97,7 +103,8 @@ def make_plan(experiment, layout: sharding.Layout, vocab) -> Plan:
     Args:
       experiment: an `Experiment`.
       layout: real or abstract.
-      vocab: ids to trace with; `data.vocabulary.blank()` will do, shapes do not depend on what the ids mean.
+      vocab: ids to trace with; `data.vocabulary.blank()` will do, shapes do not depend on what the
+        ids mean.
 
     Raises:
       ConfigError: batch and mesh, parameter and mesh, or model and objective do not go together.
@@ -113,7 +120,8 @@ def make_plan(experiment, layout: sharding.Layout, vocab) -> Plan:
     if data.batch % step:
         legal = sorted({max(data.batch // step, 1) * step, (data.batch // step + 1) * step})
         raise ConfigError(
-            f"data.batch={data.batch} rows cannot be split over {layout.parts('batch')} batch shard(s) of the mesh x "
+            f"data.batch={data.batch} rows cannot be split over {layout.parts('batch')} batch "
+            f"shard(s) of the mesh x "
             f"run.accumulate={run.accumulate}; nearest that work: {' or '.join(map(str, legal))}"
         )
     features = trace_features(objective, length=data.length, batch=data.batch, vocab=vocab)
@@ -130,7 +138,8 @@ def make_plan(experiment, layout: sharding.Layout, vocab) -> Plan:
             jax.eval_shape(train_step, state, dict(features))
         except MissingName as error:
             raise ConfigError(
-                f"{type(objective).__name__} and {type(model).__module__}.{type(model).__name__} do not go together: "
+                f"{type(objective).__name__} and {type(model).__module__}.{type(model).__name__} "
+                f"do not go together: "
                 f"{error}"
             ) from error
     found = Plan(model, objective, layout, features, state, axes, tx)
@@ -146,8 +155,10 @@ def check_vocab(model, vocab) -> None:
     """
     if model.size.vocab < vocab.size:
         raise ConfigError(
-            f"model.size.vocab={model.size.vocab} is smaller than the vocabulary, which has {vocab.size} ids "
-            f"({vocab.size - len(vocab.sentinels)} pieces and {len(vocab.sentinels)} sentinels); make it {vocab.size} "
+            f"model.size.vocab={model.size.vocab} is smaller than the vocabulary, which has "
+            f"{vocab.size} ids "
+            f"({vocab.size - len(vocab.sentinels)} pieces and {len(vocab.sentinels)} sentinels); "
+            f"make it {vocab.size} "
             f"or more, or take a smaller data.vocabulary.size"
         )
 

@@ -1,8 +1,9 @@
 """The run directory: whose it is, and what lies in it from the first second.
 
-experiment.json   the resolved experiment, complete        command.txt   how this run was started, one line a start
-experiment.py     the file that declared it                environment.json   versions, devices, host
-metrics.jsonl  tensorboard/  checkpoints/  samples.txt  evaluation.json  RUN.lock
+experiment.json   the resolved experiment, complete        command.txt   how this run was started,
+one line a start experiment.py     the file that declared it                environment.json
+versions, devices, host metrics.jsonl  tensorboard/  checkpoints/  samples.txt  evaluation.json
+RUN.lock
 """
 
 import contextlib
@@ -37,7 +38,8 @@ def open_run(loaded) -> Iterator[tuple[Path, RunLock]]:
       The absolute path, and the lock, whose `check` says before a write whether it is still held.
 
     Raises:
-      RunDirError: it cannot be written, another process holds it, or it belongs to another experiment.
+      RunDirError: it cannot be written, another process holds it, or it belongs to another
+        experiment.
     """
     path = loaded.experiment.run.directory or f"runs/{loaded.name}"
     directory = Path(from_first(lambda: str(prepare_run_dir(path))))

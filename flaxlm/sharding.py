@@ -1,7 +1,8 @@
 """Mesh, axis names and the one table that maps names to mesh axes. Models never mention devices.
 
-A parameter is born through `param(init, *axes)`, an activation is laid out through `constrain(x, *axes)`, and both
-draw their names from `RULES`: a name that is not in the table raises (Flax would drop it without a word).
+A parameter is born through `param(init, *axes)`, an activation is laid out through `constrain(x,
+*axes)`, and both draw their names from `RULES`: a name that is not in the table raises (Flax would
+drop it without a word).
 """
 
 import contextlib
@@ -27,7 +28,8 @@ AXES = (
     "sequence",
 )  # of the mesh, outermost (slowest network) first
 
-# name of a dim -> mesh axes it is split over. The only such table; an experiment may replace it in its Mesh.
+# name of a dim -> mesh axes it is split over. The only such table; an experiment may replace it in
+# its Mesh.
 RULES: dict[str, tuple[str, ...]] = {
     "batch": ("slices", "data", "fsdp"),
     "length": ("sequence",),
@@ -45,7 +47,9 @@ RULES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Mesh:
-    """The layout: sizes of the mesh axes. -1 (at most once) takes all devices that are left; 1 switches an axis off."""
+    """The layout: sizes of the mesh axes. -1 (at most once) takes all devices that are left; 1
+    switches an axis off.
+    """
 
     data: int = -1
     fsdp: int = 1
@@ -78,22 +82,26 @@ class Mesh:
                 or "1"
             )
             raise ConfigError(
-                f"mesh: {product} does not fit {devices} device(s); legal products here: {_divisors(devices)}"
-                + ("" if free else ", or set one axis to -1")
+                f"mesh: {product} does not fit {devices} device(s); legal products here: "
+                f"{_divisors(devices)}" + ("" if free else ", or set one axis to -1")
             )
         return sizes
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A mesh with its rules. `mesh` is None in abstract traces for devices this machine does not have."""
+    """A mesh with its rules. `mesh` is None in abstract traces for devices this machine does not
+    have.
+    """
 
     sizes: Mapping[str, int]
     rules: Mapping[str, tuple[str, ...]]
     mesh: jax.sharding.Mesh | None = None
 
     def spec(self, axes: tuple[str | None, ...]) -> PartitionSpec:
-        """Dim names (None: whole on every device) to a PartitionSpec. Mesh axes of size 1 are left out, so specs read the same on every mesh."""
+        """Dim names (None: whole on every device) to a PartitionSpec. Mesh axes of size 1 are
+        left out, so specs read the same on every mesh.
+        """
         entries = []
         for name in axes:
             if name is None:
@@ -132,7 +140,9 @@ _current: contextvars.ContextVar[Layout] = contextvars.ContextVar("layout", defa
 
 
 def make_layout(mesh: Mesh, devices=None) -> Layout:
-    """Real devices in mesh order: slices outermost over the data-centre network, then data, fsdp, tensor, sequence."""
+    """Real devices in mesh order: slices outermost over the data-centre network, then data,
+    fsdp, tensor, sequence.
+    """
     devices = jax.devices() if devices is None else list(devices)
     sizes = mesh.sizes(len(devices))
     shape = tuple(sizes[axis] for axis in AXES)
@@ -216,7 +226,8 @@ class Named(struct.PyTreeNode, nn.meta.AxisMetadata):
 
 
 def param(init: Callable, *axes: str) -> Callable:
-    """An initializer whose result carries its dim names. Every parameter of every model is made with it.
+    """An initializer whose result carries its dim names. Every parameter of every model is made
+    with it.
 
     Raises:
       KeyError: at trace time, if a name is not in the rules.
@@ -254,10 +265,12 @@ def path_name(path) -> str:
 
 
 def map_state(function: Callable, tree, params, axes: Mapping[str, tuple[str, ...]]):
-    """`function(leaf, dim names)` of every leaf of a state tree (parameters, optimizer state); None names a whole dim.
+    """`function(leaf, dim names)` of every leaf of a state tree (parameters, optimizer state); None
+    names a whole dim.
 
-    A leaf is laid out like the parameter whose path its own path contains, if the shapes agree: so moments and averages
-    follow their parameter, while counters and factored statistics (vectors, tiny) are whole on every device.
+    A leaf is laid out like the parameter whose path its own path contains, if the shapes agree: so
+    moments and averages follow their parameter, while counters and factored statistics (vectors,
+    tiny) are whole on every device.
     """
     leaves = jax.tree_util.tree_leaves_with_path(params)
     shapes = {path_name(path): leaf.shape for path, leaf in leaves}
@@ -289,7 +302,8 @@ def _check_divides(what: str, name: str, dim: int, layout: Layout) -> None:
         legal = [d for d in _divisors(dim) if d <= parts]
         up = -(-dim // parts) * parts
         raise ConfigError(
-            f"{what}: dim {name!r} of size {dim} cannot be split {parts} ways ({axes}). Nearest that works: "
+            f"{what}: dim {name!r} of size {dim} cannot be split {parts} ways ({axes}). Nearest "
+            f"that works: "
             f"{axes.split('=')[0]}={legal[-1]}"
             + (f", or size {up}" if name != "batch" else f", or data.batch={up}")
         )

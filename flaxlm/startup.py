@@ -1,4 +1,6 @@
-"""What a run says before its first step: the banner, the parameter table, and what would not fit."""
+"""What a run says before its first step: the banner, the parameter table, and what would not
+fit.
+"""
 
 import math
 
@@ -24,7 +26,8 @@ def banner(plan: Plan, loaded, overrides, directory, start: int, batches, held_o
         "model": f"{type(plan.model).__module__.rpartition('.')[2]}.{type(plan.model).__name__}, "
         f"{plan.parameters:,} parameters, {plan.model.compute}",
         "objective": repr(plan.objective),
-        "devices": f"{devices.size} x {devices.flat[0].device_kind}, mesh {mesh}, {jax.process_count()} process(es)",
+        "devices": f"{devices.size} x {devices.flat[0].device_kind}, mesh {mesh}, "
+        f"{jax.process_count()} process(es)",
         "batch": f"{rows} rows = {shards} shard(s) x {run.accumulate} micro-batch(es) x "
         f"{rows // shards // run.accumulate}; "
         + ", ".join(
@@ -32,17 +35,23 @@ def banner(plan: Plan, loaded, overrides, directory, start: int, batches, held_o
             for feature, x in plan.features.items()
             if "okens" in feature
         ),
-        "per device": f"parameters {mebibytes(size['parameters'])} + gradients {mebibytes(size['parameters'])} + "
-        f"optimizer {mebibytes(size['optimizer'])} + batch {mebibytes(size['batch'])}, activations on top",
-        "data": f"{sum(count.tokens for count in counts):,} tokens in {sum(count.documents for count in counts):,} "
-        f"documents, {run.steps} steps pass {passes} time(s) over them; {len(held_out)} held-out batch(es)",
+        "per device": f"parameters {mebibytes(size['parameters'])} + gradients "
+        f"{mebibytes(size['parameters'])} + "
+        f"optimizer {mebibytes(size['optimizer'])} + batch {mebibytes(size['batch'])}, "
+        f"activations on top",
+        "data": f"{sum(count.tokens for count in counts):,} tokens in "
+        f"{sum(count.documents for count in counts):,} "
+        f"documents, {run.steps} steps pass {passes} time(s) over them; {len(held_out)} held-out "
+        f"batch(es)",
         "run": f"{directory}, " + (f"resumed after step {start}" if start else "from the start"),
     }
     return "\n".join(f"{label:>10}  {text}" for label, text in lines.items())
 
 
 def abstract_plan(experiment) -> Plan:
-    """The experiment traced on as many imaginary devices as its mesh names (an axis of -1 counts once)."""
+    """The experiment traced on as many imaginary devices as its mesh names (an axis of -1 counts
+    once).
+    """
     sizes = [getattr(experiment.mesh, axis) for axis in AXES]
     layout = abstract_layout(experiment.mesh, math.prod(size for size in sizes if size > 0))
     return make_plan(experiment, layout, experiment.data.vocabulary.blank())
@@ -113,7 +122,8 @@ def check_memory(plan: Plan) -> None:
         return
     if need > have:
         raise ConfigError(
-            f"the state needs {mebibytes(need)} (parameters, gradients, optimizer) and {where} has {mebibytes(have)}: "
+            f"the state needs {mebibytes(need)} (parameters, gradients, optimizer) and {where} "
+            f"has {mebibytes(have)}: "
             f"split it over more devices (mesh.fsdp), or take a smaller model.size"
         )
 

@@ -1,7 +1,7 @@
 """The one train step, and the programs of a run: init, step, evaluation.
 
-No branch here names a family or an objective: the model maps features to outputs, the objective maps outputs to terms,
-the step weights, averages, differentiates and updates.
+No branch here names a family or an objective: the model maps features to outputs, the objective
+maps outputs to terms, the step weights, averages, differentiates and updates.
 """
 
 from collections.abc import Callable, Mapping
@@ -53,7 +53,9 @@ def make_init(
     *,
     seed: int,
 ):
-    """`init() -> State`, a pure function of the seed. The batch of zeros that traces the model is never computed."""
+    """`init() -> State`, a pure function of the seed. The batch of zeros that traces the model
+    is never computed.
+    """
 
     def init() -> State:
         params = init_params(model, shapes, seed=seed)
@@ -90,8 +92,9 @@ def make_train_step(
 ) -> Callable[[State, Batch], tuple[State, Metrics]]:
     """`(state, batch) -> (state, metrics)`, to be jitted with the state donated.
 
-    Every denominator is a function of the batch alone, so it is counted once over the whole global batch; losses with
-    several terms are exact under accumulation and data parallelism. Dropout is keyed by (seed, step, micro-batch).
+    Every denominator is a function of the batch alone, so it is counted once over the whole global
+    batch; losses with several terms are exact under accumulation and data parallelism. Dropout is
+    keyed by (seed, step, micro-batch).
     """
 
     def loss(params, batch, rng, counts):
@@ -143,7 +146,9 @@ def make_train_step(
 def make_eval_step(
     model, objective
 ) -> Callable[[State, Batch], dict[str, tuple[jax.Array, jax.Array]]]:
-    """`(state, batch) -> {term: (sum, weight)}` without dropout, on the averaged parameters where there are any."""
+    """`(state, batch) -> {term: (sum, weight)}` without dropout, on the averaged parameters
+    where there are any.
+    """
 
     def evaluate(state: State, batch: Batch):
         params = averaged(state.opt, state.params)
@@ -160,7 +165,9 @@ def make_eval_step(
 
 
 def _split_rows(parts: int, x: jax.Array) -> jax.Array:
-    """[B, ...] -> [parts, B / parts, ...]. Micro-batch i takes rows i, i + parts, ...: every device keeps its own rows."""
+    """[B, ...] -> [parts, B / parts, ...]. Micro-batch i takes rows i, i + parts, ...: every
+    device keeps its own rows.
+    """
     micro = jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
     names = ("batch", "length")[: x.ndim]
     return jax.vmap(lambda rows: sharding.constrain(rows, *names))(micro)

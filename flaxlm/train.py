@@ -1,13 +1,14 @@
 """`python -m flaxlm.train --experiment t5_span`: the command and the loop. Reading starts here.
 
-The whole path: an experiment (experiment.py) is traced abstractly (step.py), its run directory is opened (rundir.py),
-its data made or found (data/), its state made or restored (checkpoint.py), and the loop at the end of this file feeds
-batches to one jitted step.
+The whole path: an experiment (experiment.py) is traced abstractly (step.py), its run directory is
+opened (rundir.py), its data made or found (data/), its state made or restored (checkpoint.py), and
+the loop at the end of this file feeds batches to one jitted step.
 """
 
 import math
 import sys
 
+from flaxlm import host
 from flaxlm.arguments import TRAIN_FLAGS, help_page, parse_argv
 from flaxlm.errors import PREEMPTED, NonFinite, command
 
@@ -21,7 +22,8 @@ def main(argv: list[str]) -> int | None:
             help_page("flaxlm.train", "Train the model that an experiment declares.", TRAIN_FLAGS)
         )
         return None
-    # A command line that makes no sense is refused before jax is imported.
+    # A command line that makes no sense was refused before jax is imported.
+    host.keep_freed_memory()
     from flaxlm.experiment import names
     from flaxlm.overrides import describe, resolve
     from flaxlm.startup import abstract_plan, parameter_table
@@ -85,10 +87,14 @@ def train(loaded, overrides=()) -> int:
             "experiment": to_json(experiment), "vocab": vocab.sha256, "data": batches.fingerprint
         }  # fmt: skip
         first = jax.process_index() == 0
-        with Checkpoints(directory / "checkpoints", keep=run.keep, identity=identity) as checkpoints:
+        with Checkpoints(
+            directory / "checkpoints", keep=run.keep, identity=identity
+        ) as checkpoints:
             state, start = checkpoints.restore(plan.abstract_state()) or (None, 0)
             if first:
-                print(banner(plan, loaded, overrides, directory, start, batches, held_out), flush=True)
+                print(
+                    banner(plan, loaded, overrides, directory, start, batches, held_out), flush=True
+                )
             state = programs.init() if state is None else state
 
             def evaluate(state):
@@ -99,13 +105,19 @@ def train(loaded, overrides=()) -> int:
                 checkpoints.save(step, state)
 
             meter = Meter(flops=plan.train_flops(), peak=total_peak(layout.mesh))
-            with MetricsWriter(directory, steps=run.steps, first_step=start + 1, active=first) as writer:
+            with MetricsWriter(
+                directory, steps=run.steps, first_step=start + 1, active=first
+            ) as writer:
                 rate = experiment.optimizer.schedule.build(run.steps)
                 log = Log(writer, meter, rate=rate, on_loss=check_finite)
-                state, signal = loop(state, start, run, programs.step, batches, feed, evaluate, save, log, stop)
+                state, signal = loop(
+                    state, start, run, programs.step, batches, feed, evaluate, save, log, stop
+                )
             if not signal:
                 found = evaluate(state)
-                text = heldout.report(directory, plan.model, objective, state, found, held_out, vocab)
+                text = heldout.report(
+                    directory, plan.model, objective, state, found, held_out, vocab
+                )
                 if first:
                     print(text, flush=True)
     if signal and first:
@@ -114,9 +126,11 @@ def train(loaded, overrides=()) -> int:
 
 
 def loop(state, start, run, train_step, batches, feed, evaluate, save, log, stop):
-    """The training loop: steps start + 1 to run.steps. Returns the last state and the signal that stopped it, or "".
+    """The training loop: steps start + 1 to run.steps. Returns the last state and the signal that
+    stopped it, or "".
 
-    Step n is dispatched before the metrics of an earlier one are read, so the devices never wait for the host.
+    Step n is dispatched before the metrics of an earlier one are read, so the devices never wait
+    for the host.
     """
     import jax
 
@@ -139,14 +153,17 @@ def loop(state, start, run, train_step, batches, feed, evaluate, save, log, stop
             signal, last = stop.reached(step), step == run.steps
             if step == 1 or last or every(run.log_every):
                 log.later(step, metrics)
-            # Evaluated before it is saved: what the metrics lack after a kill, the next start computes again.
+            # Evaluated before it is saved: what the metrics lack after a kill, the next start
+            # computes again.
             if every(run.eval_every) and not last:
                 log.write()
                 log.writer.write(step, evaluate(state), kind="eval")
                 log.meter.restart()
             if signal or last or every(run.save_every):
                 log.write()
-                check_finite(step, float(metrics["loss"]), float(metrics["grad_norm"]))  # before it is saved
+                check_finite(
+                    step, float(metrics["loss"]), float(metrics["grad_norm"])
+                )  # before it is saved
                 save(step, state)
                 log.meter.restart()
             if signal and not last:
@@ -158,7 +175,8 @@ def check_finite(step: int, loss: float, norm: float) -> None:
     """Raise `NonFinite` if step `step` made a loss or a gradient that is no number."""
     if not math.isfinite(loss + norm):
         raise NonFinite(
-            f"step {step}: loss {loss}, grad_norm {norm}. The run stops; the last checkpoint is from before. A lower "
+            f"step {step}: loss {loss}, grad_norm {norm}. The run stops; the last checkpoint is "
+            f"from before. A lower "
             f"learning rate, a longer warmup or optimizer.clip=1.0 are the usual remedies"
         )
 

@@ -1,4 +1,6 @@
-"""Every test sees 8 simulated CPU devices, refuses implicit rank promotion, and treats deprecations as errors."""
+"""Every test sees 8 simulated CPU devices, refuses implicit rank promotion, and treats
+deprecations as errors.
+"""
 
 import os
 
@@ -12,8 +14,8 @@ os.environ["XLA_FLAGS"] = " ".join(
 )
 os.environ.setdefault("MPLBACKEND", "Agg")
 
-import jax  # noqa: E402
-import pytest  # noqa: E402
+import jax
+import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -1,4 +1,6 @@
-"""Two real processes joined by jax.distributed train as one does, and one goes on where two stopped."""
+"""Two real processes joined by jax.distributed train as one does, and one goes on where two
+stopped.
+"""
 
 import socket
 

@@ -1,4 +1,6 @@
-"""Who may import whom, read from the source with ast: the boundaries that keep N models and M objectives apart."""
+"""Who may import whom, read from the source with ast: the boundaries that keep N models and M
+objectives apart.
+"""
 
 import ast
 from pathlib import Path
@@ -11,7 +13,15 @@ FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 # folder or file -> what of flaxlm it may import (prefixes of dotted names)
 ALLOWED = {
     "models/": ("nn", "losses", "batch", "models", "sharding", "errors"),
-    "objectives/": ("losses", "batch", "decode", "data.random", "data.rows", "objectives", "errors"),
+    "objectives/": (
+        "losses",
+        "batch",
+        "decode",
+        "data.random",
+        "data.rows",
+        "objectives",
+        "errors",
+    ),
     "nn/": ("sharding", "nn", "errors"),
     "losses.py": ("sharding", "nn.linear"),
     "sharding.py": ("errors",),
@@ -25,9 +35,8 @@ ALLOWED = {
 }
 
 # Where Flax itself may be named.
-FLAX = (
-    "nn/", "models/", "sharding.py", "step.py", "losses.py", "experiment.py", "overrides.py", "leaves.py", "convert/",
-)  # fmt: skip
+FLAX = ("nn/", "models/", "sharding.py", "step.py", "losses.py", "convert/")
+FLAX += ("experiment.py", "overrides.py", "leaves.py")  # for isinstance and annotations
 
 
 def imports(path: str):
@@ -60,7 +69,11 @@ def test_imports_stay_inside_their_boundaries(path):
 
 def test_a_familys_name_stays_in_its_files():
     """A model's name appears in its model file and its converter alone."""
-    families = [path.stem for path in (ROOT / "models").glob("*.py") if path.stem not in ("__init__", "base")]
+    families = [
+        path.stem
+        for path in (ROOT / "models").glob("*.py")
+        if path.stem not in ("__init__", "base")
+    ]
     assert "t5" in families
     for family in families:
         for path in FILES:
@@ -79,5 +92,7 @@ def test_nothing_is_executed_that_was_read():
         for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call):
                 name = ast.unparse(node.func)
-                bad = name in ("eval", "exec", "yaml.load") or name.startswith(("pickle.", "torch."))
+                bad = name in ("eval", "exec", "yaml.load") or name.startswith(
+                    ("pickle.", "torch.")
+                )
                 assert not bad, f"{path}:{node.lineno}: {name}"

@@ -1,4 +1,6 @@
-"""T5 over the meshes: the same losses to rounding, and every parameter on its devices as the rules say."""
+"""T5 over the meshes: the same losses to rounding, and every parameter on its devices as the
+rules say.
+"""
 
 import dataclasses
 import math

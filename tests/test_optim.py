@@ -71,7 +71,9 @@ def test_stacked_layers_train_as_separate_ones(kind):
 
 
 def test_adafactor_is_the_published_one():
-    """One matrix against the algorithm written out (Shazeer and Stern 2018, algorithm 4, with T5's settings)."""
+    """One matrix against the algorithm written out (Shazeer and Stern 2018, algorithm 4, with
+    T5's settings).
+    """
     params, gradients = trees()
     weight, grads = params["table"], [gradient["table"] for gradient in gradients]
     found, state = run(

@@ -11,9 +11,15 @@ from tests.fakes import FakeCorpus
 A, B, C = [11, 12, 13, 14, 15, 16, 17], [21, 22], [31, 32, 33]
 
 
-def rows(windows, index=None, shift=0):
-    index = np.arange(len(windows)) if index is None else np.asarray(index)
-    return [x.tolist() for x in windows.rows(index, np.int64(shift), pad=0)]
+def read(windows, place=None, shift=0):
+    place = np.arange(len(windows)) if place is None else np.asarray(place)
+    made = windows.rows(place, np.int64(shift), index=100 + place, pad=0)
+    assert np.array_equal(made.lengths, np.count_nonzero(made.segments, axis=1))
+    return made.tokens, made.segments, made.positions, made.sentences
+
+
+def rows(windows, place=None, shift=0):
+    return [x.tolist() for x in read(windows, place, shift)]
 
 
 def test_stream():
@@ -80,7 +86,7 @@ def test_every_token_is_placed_once(packing, separator):
     sizes[-2:] = 0
     corpus = FakeCorpus(sizes)
     windows = Windows(corpus, width=16, packing=packing, separator=separator)
-    tokens, segments, _, _ = windows.rows(np.arange(len(windows)), np.int64(0), pad=0)
+    tokens, segments, _, _ = read(windows)
     placed = tokens[segments > 0]
     every = [np.append(t, 1) if separator else t for t in corpus.texts if len(t)]
     expected = np.concatenate(every)
@@ -92,7 +98,7 @@ def test_every_token_is_placed_once(packing, separator):
         assert np.array_equal(np.sort(placed), np.sort(expected))
     # In any order and one at a time, the same rows.
     some = random.permutation(len(windows))[:20]
-    for i, row in zip(some, windows.rows(some, np.int64(0), pad=0)[0], strict=True):
+    for i, row in zip(some, read(windows, some)[0], strict=True):
         assert np.array_equal(row, tokens[i])
 
 
@@ -133,7 +139,7 @@ def test_packing_in_chunks(monkeypatch):
     corpus = FakeCorpus(np.random.default_rng(0).integers(0, 40, 200))
     monkeypatch.setattr("flaxlm.data.pack.CHUNK", 32)
     windows = Windows(corpus, width=16, packing="pack")
-    tokens, segments, _, _ = windows.rows(np.arange(len(windows)), np.int64(0), pad=0)
+    tokens, segments, _, _ = read(windows)
     assert np.array_equal(np.sort(tokens[segments > 0]), np.sort(np.concatenate(corpus.texts)))
     assert windows.counts.empty == sum(len(t) == 0 for t in corpus.texts)
 

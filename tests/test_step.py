@@ -1,4 +1,6 @@
-"""The train step on a model and an objective of the smallest kind: layouts, accumulation, several terms."""
+"""The train step on a model and an objective of the smallest kind: layouts, accumulation,
+several terms.
+"""
 
 from dataclasses import dataclass
 
@@ -121,7 +123,9 @@ def test_mesh_layouts_agree(name, one_device):
 
 
 def test_accumulation_is_exact_for_several_terms():
-    """One batch in 1 and in 4 micro-batches: same gradient, although the micro-batches have unequal weights."""
+    """One batch in 1 and in 4 micro-batches: same gradient, although the micro-batches have
+    unequal weights.
+    """
     model, batch = Embedder(), batch_of()
     shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch.items()}
     params = sharding.unbox(step.init_params(model, shapes, seed=0))

@@ -262,7 +262,7 @@ COMPUTES = [
 
 @pytest.fixture(scope="module")
 def trained():
-    """Batch, targets, parameters, names, loss and gradients with dropout, computed the plain way."""
+    """Batch, targets, parameters, dim names, and loss and gradients with dropout, scanned."""
     batch = make_batch(rows=8, length=8, decoder_length=8, vocab=DROPOUT.vocab)
     targets = np.roll(batch["decoder_tokens"], -1, axis=1)
     params, axes = init(t5.Model(DROPOUT), batch)

@@ -1,4 +1,6 @@
-"""The smallest complete experiment, for tests that need one: T5 tiny, span corruption, rows of literal numbers."""
+"""The smallest complete experiment, for tests that need one: T5 tiny, span corruption, rows of
+literal numbers.
+"""
 
 import dataclasses
 

@@ -17,9 +17,8 @@ import numpy as np
 from flaxlm.batch import Features, check_features
 from flaxlm.data.order import Epochs, Mixture, mixed, permute
 from flaxlm.data.pack import Counts, Windows
-from flaxlm.data.pieces import Documents
+from flaxlm.data.pieces import Documents, MixedRows, PieceRows
 from flaxlm.data.random import RowRandom
-from flaxlm.data.rows import Rows
 from flaxlm.data.spec import Data
 
 # Evaluation sees the same rows, corrupted the same way, in every run: its seed is nobody's choice.
@@ -206,25 +205,14 @@ def _windows(components, names, objective, vocab, data: Data) -> list[Windows]:
     ]
 
 
-def _read(windows, component, index, shift, number, *, pad: int) -> Rows:
-    """The rows of a batch that come from several components, in the order of the batch."""
-    parts = np.unique(component)
-    if len(parts) == 1:
-        return Rows(number, *windows[parts[0]].rows(index, shift, pad=pad))
-    columns = [
-        np.empty((len(number), windows[0].width), kind)
-        for kind in (np.int32, np.int32, np.int32, bool)
-    ]
-    for part in parts.tolist():
-        at = np.flatnonzero(component == part)
-        for column, values in zip(
-            columns, windows[part].rows(index[at], shift[at], pad=pad), strict=True
-        ):
-            column[at] = values
-    return Rows(number, *columns)
+def _read(windows, component, place, shift, index, *, pad: int) -> PieceRows | MixedRows:
+    """The rows of a batch, each from its component's windows, in the order of the batch."""
+    parts = [(np.flatnonzero(component == c), windows[c]) for c in np.unique(component).tolist()]
+    rows = [(at, w.rows(place[at], shift[at], index=index[at], pad=pad)) for at, w in parts]
+    return rows[0][1] if len(rows) == 1 else MixedRows(index, rows)
 
 
-def _prepare(rows: Rows, objective, vocab, seed: int) -> Features:
+def _prepare(rows, objective, vocab, seed: int) -> Features:
     features = objective.prepare(rows, RowRandom(seed, rows.index), vocab)
     check_features(features, vocab_size=vocab.size, rows=rows.index)
     return features

@@ -32,6 +32,12 @@ def _finish(state: np.ndarray) -> np.ndarray:
     return state ^ (state >> np.uint64(31))
 
 
+def _scramble(key: np.ndarray, half: np.ndarray) -> np.ndarray:
+    """31 bits of each half under its key; the rounds of the network do the rest of the mixing."""
+    state = (key + half) * np.uint64(0xBF58476D1CE4E5B9)
+    return ((state ^ (state >> np.uint64(32))) * np.uint64(0x94D049BB133111EB)) >> np.uint64(33)
+
+
 def permute(index: np.ndarray, n: int, key: np.ndarray | int) -> np.ndarray:
     """[B] int64: the places in [0, n) to which the permutations `key` of [0, n) send `index`.
 
@@ -54,8 +60,8 @@ def permute(index: np.ndarray, n: int, key: np.ndarray | int) -> np.ndarray:
     while len(outside):
         left, right = np.divmod(out[outside], columns)
         for turn in range(0, _ROUNDS, 2):
-            left = (left + _finish((key ^ turns[turn]) + right) % rows) % rows
-            right = (right + _finish((key ^ turns[turn + 1]) + left) % columns) % columns
+            left = (left + _scramble(key ^ turns[turn], right)) % rows
+            right = (right + _scramble(key ^ turns[turn + 1], left)) % columns
         value = left * columns + right
         out[outside] = value
         walk_on = value >= n
@@ -89,11 +95,16 @@ class Epochs:
     def __call__(self, sample: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """[B] sample numbers -> ([B] epoch, [B] row)."""
         epoch, place = np.divmod(np.asarray(sample, np.int64), self.rows)
-        return epoch, permute(place, self.rows, mixed(self.seed, 1, epoch))
+        return epoch, permute(place, self.rows, self._key(1, epoch))
 
     def shift(self, epoch: np.ndarray, width: int) -> np.ndarray:
         """[B] in [0, width): by how many tokens the windows of an epoch are moved."""
-        return (mixed(self.seed, 2, epoch) % np.uint64(width)).astype(np.int64)
+        return (self._key(2, epoch) % np.uint64(width)).astype(np.int64)
+
+    def _key(self, use: int, epoch: np.ndarray) -> np.ndarray:
+        """[B] a hash of each epoch; a batch has one or two of them, so each is made once."""
+        first, last = int(epoch.min()), int(epoch.max())
+        return mixed(self.seed, use, np.arange(first, last + 1))[epoch - first]
 
 
 class Mixture:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flaxlm.data.pieces import Documents, Pieces, best_fit, ranges, read_rows
+from flaxlm.data.pieces import Documents, PieceRows, Pieces, best_fit, ranges
 from flaxlm.errors import ConfigError, DataError, nearest
 
 # Documents or pieces looked at together: bounds the temporary memory and the reach of the packer.
@@ -108,22 +108,24 @@ class Windows:
         """Rows of an epoch."""
         return self._rows
 
-    def rows(self, index: np.ndarray, shift: np.ndarray, *, pad: int):
-        """Rows by number: (tokens, segments, positions, sentences) as in `flaxlm.data.rows.Rows`.
+    def rows(
+        self, place: np.ndarray, shift: np.ndarray, *, index: np.ndarray, pad: int
+    ) -> PieceRows:
+        """Rows by their place in the epoch.
 
         Args:
-          index: [B] in [0, len(self)); -1 makes a row of padding alone.
+          place: [B] in [0, len(self)); -1 makes a row of padding alone.
           shift: [B] tokens in [0, width) by which a stream's windows are moved, so that epochs cut
             at other places; the stream is a ring, so a row may join the last document and the
             first. Other packings ignore it.
+          index: [B] what the rows are to be called.
           pad: id of padding.
         """
-        index = np.asarray(index, np.int64)
-        pieces = self._pieces_of(index, np.asarray(shift, np.int64))
-        return read_rows(
+        pieces = self._pieces_of(np.asarray(place, np.int64), np.asarray(shift, np.int64))
+        return PieceRows(
             self.corpus,
             pieces,
-            count=len(index),
+            index=index,
             width=self.width,
             pad=pad,
             separator=self.separator,
@@ -162,9 +164,9 @@ class Windows:
         rows = self._tokens // self.width
         return rows, rows
 
-    def _pieces_of_stream(self, index: np.ndarray, shift: np.ndarray) -> Pieces:
-        row = np.flatnonzero(index >= 0)
-        first = (np.broadcast_to(shift, index.shape)[row] + index[row] * self.width) % self._tokens
+    def _pieces_of_stream(self, place: np.ndarray, shift: np.ndarray) -> Pieces:
+        row = np.flatnonzero(place >= 0)
+        first = (np.broadcast_to(shift, place.shape)[row] + place[row] * self.width) % self._tokens
         # A window that runs past the end goes on at the beginning: two spans of the ring, else one
         # and nothing.
         spans = np.minimum(self.width, self._tokens - first)
@@ -192,9 +194,9 @@ class Windows:
         pieces = int(self._first_piece[-1])
         return pieces, pieces
 
-    def _pieces_of_split(self, index: np.ndarray, shift: np.ndarray) -> Pieces:
-        row = np.flatnonzero(index >= 0)
-        return self._pieces(row, index[row])
+    def _pieces_of_split(self, place: np.ndarray, shift: np.ndarray) -> Pieces:
+        row = np.flatnonzero(place >= 0)
+        return self._pieces(row, place[row])
 
     def _pieces(self, row: np.ndarray, piece: np.ndarray) -> Pieces:
         document = np.searchsorted(self._first_piece, piece, side="right") - 1
@@ -216,9 +218,9 @@ class Windows:
         self._row_starts = np.concatenate(starts)
         return pieces, len(self._row_starts) - 1
 
-    def _pieces_of_pack(self, index: np.ndarray, shift: np.ndarray) -> Pieces:
-        row = np.flatnonzero(index >= 0)
-        first = self._row_starts[index[row]]
-        number = self._row_starts[index[row] + 1] - first
+    def _pieces_of_pack(self, place: np.ndarray, shift: np.ndarray) -> Pieces:
+        row = np.flatnonzero(place >= 0)
+        first = self._row_starts[place[row]]
+        number = self._row_starts[place[row] + 1] - first
         piece = self._order[np.repeat(first, number) + ranges(number)].astype(np.int64)
         return self._pieces(np.repeat(row, number), piece)

@@ -1,5 +1,6 @@
 """Pieces of documents: how they are put together in bins, and how they are read into rows."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -43,77 +44,126 @@ class Pieces:
     length: np.ndarray
 
 
-def read_rows(
-    corpus: Documents,
-    pieces: Pieces,
-    *,
-    count: int,
-    width: int,
-    pad: int,
-    separator: int | None,
-    name: str,
-):
-    """Rows from pieces: (tokens, segments, positions, sentences) as in `flaxlm.data.rows.Rows`.
+class PieceRows:
+    """Rows made of pieces, as `flaxlm.data.rows.Rows`; what nobody asks for is not made."""
 
-    Args:
-      corpus: to read the documents from, each once.
-      pieces: in the order of the rows.
-      count, width: of the rows; what no piece fills is padding.
-      pad: its id.
-      separator: the last token of every document, beyond what the corpus holds, or None.
-      name: of the corpus, for errors.
+    def __init__(
+        self,
+        corpus: Documents,
+        pieces: Pieces,
+        *,
+        index: np.ndarray,
+        width: int,
+        pad: int,
+        separator: int | None,
+        name: str,
+    ):
+        """
+        Args:
+          corpus: to read the documents from, each once.
+          pieces: in the order of the rows.
+          index: [B] numbers of the rows; what no piece fills is padding.
+          width: of the rows.
+          pad: its id.
+          separator: the last token of every document, beyond what the corpus holds, or None.
+          name: of the corpus, for errors.
 
-    Raises:
-      DataError: a document is not as long as the corpus's index says.
-    """
-    ids, place = np.unique(pieces.document, return_inverse=True)
-    documents = corpus.read(ids)
-    sizes = np.fromiter((len(tokens) for tokens, _ in documents), np.int64, len(ids))
-    expected = np.asarray(corpus.offsets[ids + 1] - corpus.offsets[ids])
-    if (sizes != expected).any():
-        bad = int(np.flatnonzero(sizes != expected)[0])
-        raise DataError(
-            f"{name}: document {ids[bad]} has {sizes[bad]} tokens but its index says "
-            f"{expected[bad]}; the corpus is damaged, prepare it again"
-        )
-    stop = pieces.start + pieces.length
-    closed = stop > sizes[place]  # the piece ends in its document's separator
-    stop = stop - closed
+        Raises:
+          DataError: a document is not as long as the corpus's index says.
+        """
+        self.index, self._pieces, self._width = index, pieces, width
+        ids, place = np.unique(pieces.document, return_inverse=True)
+        documents = corpus.read(ids)
+        sizes = np.fromiter((len(tokens) for tokens, _ in documents), np.int64, len(ids))
+        expected = np.asarray(corpus.offsets[ids + 1] - corpus.offsets[ids])
+        if (sizes != expected).any():
+            bad = int(np.flatnonzero(sizes != expected)[0])
+            raise DataError(
+                f"{name}: document {ids[bad]} has {sizes[bad]} tokens but its index says "
+                f"{expected[bad]}; the corpus is damaged, prepare it again"
+            )
+        self._documents, self._place = documents, place.tolist()
+        # Of each piece: its place among all tokens of the batch, and its end without a separator.
+        self._begin = np.cumsum(pieces.length) - pieces.length
+        stop = pieces.start + pieces.length
+        closed = stop > sizes[place]
+        self._stop = stop - closed
 
-    where = np.cumsum(pieces.length) - pieces.length  # of each piece among all tokens of the batch
-    total = int(pieces.length.sum())
-    text = [
-        documents[d][0][a:b]
-        for d, a, b in zip(place.tolist(), pieces.start.tolist(), stop.tolist(), strict=True)
-    ]
-    tokens = np.concatenate([np.empty(0, np.int32), *text])
-    if separator is not None:
-        ends = (where + pieces.length - 1)[closed]
-        tokens = np.insert(tokens, ends - np.arange(len(ends)), separator)
-    order = np.arange(len(pieces.row)) - np.searchsorted(pieces.row, pieces.row)
-    segments = np.repeat((order + 1).astype(np.int32), pieces.length)
-    positions = np.arange(total, dtype=np.int32) - np.repeat(where.astype(np.int32), pieces.length)
+        self._total = int(pieces.length.sum())
+        self.lengths = np.full(len(index), width)
+        if self._total < len(index) * width:
+            used = np.bincount(pieces.row, weights=pieces.length, minlength=len(index))
+            self.lengths = used.astype(np.int64)
+        text = [
+            documents[d][0][start:stop]
+            for d, start, stop in zip(
+                self._place, pieces.start.tolist(), self._stop.tolist(), strict=True
+            )
+        ]
+        tokens = np.concatenate([np.empty(0, np.int32), *text])
+        if separator is not None:
+            ends = (self._begin + pieces.length - 1)[closed]
+            tokens = np.insert(tokens, ends - np.arange(len(ends)), separator)
+        self.tokens = self._spread(tokens, pad)
 
-    starts = [documents[d][1] for d in place.tolist()]
-    numbers = np.fromiter(map(len, starts), np.int64, len(starts))
-    at = np.concatenate([np.empty(0, np.int64), *starts])
-    inside = (at >= np.repeat(pieces.start, numbers)) & (at < np.repeat(stop, numbers))
-    sentences = np.zeros(total, bool)
-    sentences[(at + np.repeat(where - pieces.start, numbers))[inside]] = True
+    def __len__(self) -> int:
+        return len(self.index)
 
-    if total == count * width:
-        return tuple(x.reshape(count, width) for x in (tokens, segments, positions, sentences))
-    used = np.bincount(pieces.row, weights=pieces.length, minlength=count)
-    real = np.arange(width) < used[:, None]
-    out = (
-        np.full(real.shape, pad, np.int32),
-        np.zeros(real.shape, np.int32),
-        np.zeros(real.shape, np.int32),
-        np.zeros(real.shape, bool),
-    )
-    for padded, values in zip(out, (tokens, segments, positions, sentences), strict=True):
-        padded[real] = values
-    return out
+    @functools.cached_property
+    def segments(self) -> np.ndarray:
+        row = self._pieces.row
+        order = np.arange(1, len(row) + 1, dtype=np.int32) - np.searchsorted(row, row)
+        return self._spread(np.repeat(order.astype(np.int32), self._pieces.length), 0)
+
+    @functools.cached_property
+    def positions(self) -> np.ndarray:
+        begin = np.repeat(self._begin.astype(np.int32), self._pieces.length)
+        return self._spread(np.arange(self._total, dtype=np.int32) - begin, 0)
+
+    @functools.cached_property
+    def sentences(self) -> np.ndarray:
+        starts = [self._documents[d][1] for d in self._place]
+        counts = np.fromiter(map(len, starts), np.int64, len(starts))
+        at = np.concatenate([np.empty(0, np.int64), *starts])
+        start, stop = np.repeat(self._pieces.start, counts), np.repeat(self._stop, counts)
+        place = at + np.repeat(self._begin - self._pieces.start, counts)
+        flags = np.zeros(self._total, bool)
+        flags[place[(at >= start) & (at < stop)]] = True
+        return self._spread(flags, False)
+
+    def _spread(self, values: np.ndarray, fill) -> np.ndarray:
+        """[B, W] from the values of the batch's tokens in order."""
+        count = len(self.index)
+        if self._total == count * self._width:
+            return values.reshape(count, self._width)
+        out = np.full((count, self._width), fill, values.dtype)
+        out[np.arange(self._width) < self.lengths[:, None]] = values
+        return out
+
+
+class MixedRows:
+    """Rows of a batch that come from several corpora, as `flaxlm.data.rows.Rows`."""
+
+    def __init__(self, index: np.ndarray, parts: Sequence[tuple[np.ndarray, PieceRows]]):
+        """`parts`: (places in the batch, rows that belong there), which together fill the batch."""
+        self.index = index
+        self._parts = parts
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    tokens = functools.cached_property(lambda self: self._joined("tokens"))
+    segments = functools.cached_property(lambda self: self._joined("segments"))
+    positions = functools.cached_property(lambda self: self._joined("positions"))
+    sentences = functools.cached_property(lambda self: self._joined("sentences"))
+    lengths = functools.cached_property(lambda self: self._joined("lengths"))
+
+    def _joined(self, name: str) -> np.ndarray:
+        values = [getattr(rows, name) for _, rows in self._parts]
+        out = np.empty((len(self.index), *values[0].shape[1:]), values[0].dtype)
+        for (places, _), part in zip(self._parts, values, strict=True):
+            out[places] = part
+        return out
 
 
 def best_fit(sizes: np.ndarray, width: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""`Rows`: what the corpus hands to an objective. A fixed-width window of tokens per row, nothing else."""
+"""`Rows`: what the corpus hands to an objective: a window of tokens per row, all of one width."""
 
 from dataclasses import dataclass
 
@@ -7,12 +7,13 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Rows:
-    """A batch of token windows. `B` rows, `W` window.
+    """A batch of token windows. `B` rows, `W` window. Rows of a corpus come as `PieceRows`, alike.
 
     Attributes:
       index: [B] int64, global row numbers of the run (step * global batch + place in the batch).
       tokens: [B, W] int32, the pad id where `segments` is 0.
-      segments: [B, W] int32, 1, 2, ... for the documents of a row in order, 0 for padding (always at the end).
+      segments: [B, W] int32, 1, 2, ... for the documents of a row in order, 0 for padding (always
+        at the end).
       positions: [B, W] int32, position inside the segment, from 0; 0 on padding.
       sentences: [B, W] bool, True on the first token of a sentence.
     """
@@ -26,9 +27,14 @@ class Rows:
     def __len__(self) -> int:
         return len(self.index)
 
+    @property
+    def lengths(self) -> np.ndarray:
+        """[B] tokens of each row before its padding."""
+        return np.count_nonzero(self.segments, axis=1)
+
     @classmethod
     def of(cls, tokens, *, index=None) -> "Rows":
-        """Rows from literal tokens [B, W], each row one document and one sentence: for tests and for tracing."""
+        """Rows of literal tokens [B, W], each one document and sentence: for tests and tracing."""
         tokens = np.asarray(tokens, np.int32)
         count, width = tokens.shape
         sentences = np.zeros(tokens.shape, bool)

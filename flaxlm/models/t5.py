@@ -1,19 +1,19 @@
-"""T5 (Raffel et al. 2020, "Exploring the limits of transfer learning with a unified text-to-text
-transformer").
+"""T5 (Raffel et al. 2020, "Exploring the limits of transfer learning ...", arXiv:1910.10683).
 
 Pre-norm encoder-decoder without biases: RMS norms, attention without scaling (folded into the query
 initializer), one table of relative position biases per stack, one embedding table for both stacks.
 
-  Model          v1.1 (also LM-adapted T5, T0, FLAN-T5): feed-forward gated by a tanh GELU, a
-                 readout of its own. ModelV10       v1.0, the paper: ReLU, the readout is the
-                 embedding table, its input scaled by D^-0.5. LanguageModel  the paper's
-                 decoder-only stack (section 3.2.1), causal; PrefixLanguageModel sees a prefix as a
-                 whole.
+  Model                v1.1 (also LM-adapted T5, T0, FLAN-T5): feed-forward gated by a tanh GELU,
+                       a readout of its own.
+  ModelV10             v1.0, the paper: ReLU; the readout is the embedding table, its input scaled
+                       by D^-0.5.
+  LanguageModel        the paper's decoder-only stack (section 3.2.1), causal.
+  PrefixLanguageModel  the same, seeing a prefix as a whole.
 
-Parity: transformers' T5ForConditionalGeneration (convert/t5.py; tests/parity/make_t5.py). Initial
+Parity: transformers' T5ForConditionalGeneration (convert/t5.py, tests/parity/make_t5.py). Initial
 values as T5X.
-Shapes: `B` batch, `L` length, `M` decoder length, `D` width, `H` heads, `K` head dim, `F` mlp, `V`
-vocabulary (padded).
+Shapes: `B` batch, `L` length, `M` decoder length, `D` width, `H` heads, `K` head dim, `F` mlp,
+`V` vocabulary (padded).
 """
 
 from collections.abc import Callable, Mapping
@@ -123,9 +123,7 @@ gated_gelu = partial(
 
 
 class Block(nn.Module):
-    """One layer: self-attention, attention to `memory` if there is one, feed-forward, each on a
-    normed input.
-    """
+    """One layer: self-attention, attention to `memory` if there is one, feed-forward; pre-norm."""
 
     size: Size
     mlp: Callable[..., nn.Module]
@@ -191,9 +189,7 @@ class Tower(nn.Module):
 
 
 class _Base(nn.Module):
-    """What the models of this file share: one embedding table and the choice of feed-forward layer
-    and readout.
-    """
+    """What the models share: one embedding table; a choice of feed-forward layer and readout."""
 
     size: Size
     compute: Compute = Compute()
@@ -259,9 +255,7 @@ class Model(_Base):
         return {"logits": self.readout(hidden_BMD), "hidden": hidden_BMD}
 
     def flops(self, shapes: Mapping[str, tuple[int, ...]]) -> float:
-        """Forward FLOPs of the matrix products of one batch {feature: shape}; a training step takes
-        3 times that.
-        """
+        """Forward FLOPs of the matrix products of one batch {feature: shape}; training: 3 times."""
         size = self.size
         rows, length = shapes["tokens"]
         decoder_length = shapes["decoder_tokens"][1]
@@ -281,8 +275,7 @@ class ModelV10(Model):
 
 
 class LanguageModel(_Base):
-    """The decoder-only stack of the paper's language model: reads tokens and segments, sees the
-    past alone.
+    """The paper's decoder-only stack: reads tokens and segments, sees the past alone.
 
     The layers are those of v1.0. Outputs: logits and hidden, as `Model`.
     """
@@ -312,8 +305,7 @@ class LanguageModel(_Base):
 
 
 class PrefixLanguageModel(LanguageModel):
-    """The paper's prefix LM: reads `prefix` too, and every query sees the keys marked 1 in its
-    segment.
+    """The paper's prefix LM: reads `prefix`; a query sees the keys of its segment marked 1.
 
     Keys may lie ahead here, so the position buckets are two-sided, as in mesh-tensorflow (T5X keeps
     one side).
@@ -326,9 +318,7 @@ class PrefixLanguageModel(LanguageModel):
 
 
 def _attention_flops(size: Size, queries: int, keys: int) -> int:
-    """Of one row: four projections and two products over all pairs, hidden ones included as they
-    are computed.
-    """
+    """Of one row: four projections, and two products over all pairs, masked ones included."""
     inner = size.heads * size.head_dim
     return 4 * (queries + keys) * size.width * inner + 4 * queries * keys * inner
 

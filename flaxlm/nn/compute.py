@@ -13,7 +13,7 @@ _TYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 _POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "qkv": jax.checkpoint_policies.save_only_these_names("qkv"),
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": jax.checkpoint_policies.save_only_these_names("matmul"),
 }
 
 

@@ -1,18 +1,17 @@
-"""Products with weight matrices. A kernel is [in, out] in fp32 and is cast to the activations'
-type.
-
-Shapes: `I` in, `O` out.
-"""
+"""Products with weight matrices, which are [in, out] in fp32. `I` in, `O` out."""
 
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 
 def matmul(x: jax.Array, kernel_IO: jax.Array, *, dtype=None) -> jax.Array:
     """[..., O]: `x` [..., I] times the kernel, in x's type or in `dtype` (accumulated in it)."""
-    return _product(x, kernel_IO.astype(x.dtype), jnp.dtype(dtype or x.dtype))
+    product = _product(x, kernel_IO.astype(x.dtype), jnp.dtype(dtype or x.dtype))
+    # Rematerialisation does not look into a custom_vjp: a policy knows its result by this name.
+    return checkpoint_name(product, "matmul")
 
 
 def _contract(x, y, x_dims, y_dims, dtype=None):

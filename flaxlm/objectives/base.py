@@ -1,7 +1,8 @@
 """What a pretraining objective is: features made on the host, losses scored on the device.
 
-An objective is a frozen dataclass of numbers. It never sees a model's code: `prepare` makes named features with numpy,
-`forward` calls the model it is given, `terms` say what each loss is, where it counts and what it is divided by.
+An objective is a frozen dataclass of numbers. It never sees a model's code: `prepare` makes named
+features with numpy, `forward` calls the model it is given, `terms` say what each loss is, where it
+counts and what it is divided by.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,7 +19,9 @@ Outputs = Mapping[str, Any]  # what a model returns, by name
 
 
 class Apply(Protocol):
-    """The model with its parameters: `apply(batch, rng=key) -> outputs`; `rng=None` switches dropout off."""
+    """The model with its parameters: `apply(batch, rng=key) -> outputs`; `rng=None` switches
+    dropout off.
+    """
 
     def __call__(
         self, batch: Batch, *, rng: jax.Array | None, method: str | None = None
@@ -27,9 +30,11 @@ class Apply(Protocol):
 
 @dataclass(frozen=True)
 class Term:
-    """One loss. The step sums `values * batch[weights]` over the global batch and divides by the sum of the weights.
+    """One loss. The step sums `values * batch[weights]` over the global batch and divides by the
+    sum of the weights.
 
-    Both sums run over the whole batch, all hosts and micro-batches, so the mean is exact under any layout.
+    Both sums run over the whole batch, all hosts and micro-batches, so the mean is exact under any
+    layout.
 
     Attributes:
       values: (outputs, batch) -> per-element values, unweighted, of the shape of the weights.
@@ -54,7 +59,9 @@ class Objective:
     """Base of all objectives; subclasses are frozen dataclasses of numbers."""
 
     def window(self, length: int) -> int:
-        """Raw tokens per row of the corpus such that the longest feature that `prepare` makes has `length` positions."""
+        """Raw tokens per row of the corpus such that the longest feature that `prepare` makes
+        has `length` positions.
+        """
         raise NotImplementedError
 
     def separator(self, vocab) -> int | None:
@@ -62,11 +69,15 @@ class Objective:
         return None
 
     def prepare(self, rows: Rows, rng: RowRandom, vocab) -> Features:
-        """Host, numpy, pure, vectorised over rows: the features of `rows`; shapes depend on rows.tokens.shape alone."""
+        """Host, numpy, pure, vectorised over rows: the features of `rows`; shapes depend on
+        rows.tokens.shape alone.
+        """
         raise NotImplementedError
 
     def forward(self, apply: Apply, batch: Batch, rng: jax.Array | None) -> Outputs:
-        """Device: call the model (usually once) and add what the terms share. `rng` None means evaluation."""
+        """Device: call the model (usually once) and add what the terms share. `rng` None means
+        evaluation.
+        """
         return apply(batch, rng=rng)
 
     @property
@@ -78,5 +89,7 @@ class Objective:
         raise NotImplementedError
 
     def predict(self, apply: Apply, batch: Batch) -> jax.Array | None:
-        """Device: [B, M] ids the model gives for `targets` from the inputs alone; None where that has no meaning."""
+        """Device: [B, M] ids the model gives for `targets` from the inputs alone; None where
+        that has no meaning.
+        """
         return None

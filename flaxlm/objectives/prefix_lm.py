@@ -50,7 +50,7 @@ class PrefixLM(EncoderDecoderObjective):
 
     def prepare(self, rows: Rows, rng: RowRandom, vocab) -> Features:
         """Features [B, W + 1]: tokens, segments, decoder_*, targets and weights."""
-        tokens = np.count_nonzero(rows.segments, axis=1)
+        tokens = rows.lengths
         split = split_points(tokens, rng)
         inputs, segments = _piece(rows.tokens, np.zeros_like(split), split, tokens > 0, vocab)
         targets, decoder_segments = _piece(rows.tokens, split, tokens, tokens > 0, vocab)
@@ -89,7 +89,7 @@ class OneStackPrefixLM(TokenObjective):
     def prepare(self, rows: Rows, rng: RowRandom, vocab) -> Features:
         """Features [B, W + 2]: tokens, segments, positions, prefix, targets and weights."""
         count, width = rows.tokens.shape
-        tokens = np.count_nonzero(rows.segments, axis=1)
+        tokens = rows.lengths
         split = split_points(tokens, rng)[:, None]
         columns = np.arange(width + 2)
         some = tokens > 0
@@ -97,7 +97,7 @@ class OneStackPrefixLM(TokenObjective):
         real = columns < used
         closing = real & ((columns == split) | (columns == used - 1))
         targets = np.full((count, width + 2), vocab.pad, np.int32)
-        targets[real & ~closing] = rows.tokens[rows.segments > 0]
+        targets[real & ~closing] = rows.tokens[np.arange(width) < tokens[:, None]]
         targets[closing] = vocab.eos
         inputs = np.where(real, shift_right(targets, vocab.pad), np.int32(vocab.pad))
         weights = (real & (columns > split)).astype(np.float32)

@@ -10,6 +10,7 @@ spans may cross a boundary and attention does. `Data.packing = "split"` gives ev
 its own.
 """
 
+import functools
 import itertools
 from dataclasses import dataclass
 
@@ -105,18 +106,18 @@ class SpanCorruption(EncoderDecoderObjective):
           ConfigError: if a row has more spans than the vocabulary has sentinels.
         """
         width = rows.tokens.shape[1]
-        spans = int(self.counts(width)[1]) + self.roll
+        input_length, target_length, most = _shape(self, width)
+        spans = most + self.roll
         if spans > len(vocab.sentinels):
             raise ConfigError(
                 f"rows of {width} tokens have {spans} spans but the vocabulary has "
                 f"{len(vocab.sentinels)} sentinels; set data.vocabulary.sentinels to {spans} or "
                 "more, raise objective.mean_length or lower data.length"
             )
-        text, noise = self.runs(np.count_nonzero(rows.segments, axis=1), width, rng)
-        input_length, target_length = (int(length) for length in self.lengths(width))
+        text, noise = self.runs(rows.lengths, width, rng)
         source = _before(text + noise)
         marks = noise > 0, text > 0
-        # The input keeps text and marks noise after it; the target marks text and keeps noise after it.
+        # Input: text, then a sentinel for the noise after it. Target: a sentinel, then that noise.
         inputs, input_lengths = _fold(rows.tokens, source, text, marks[0], 0, input_length, vocab)
         targets, target_lengths = _fold(
             rows.tokens, source + text, noise, marks[1], 1, target_length, vocab
@@ -132,18 +133,16 @@ class SpanCorruption(EncoderDecoderObjective):
             "text_weights": text_weights(targets, decoder_segments, vocab),
         }
 
-    def runs(
-        self, tokens: np.ndarray, width: int, rng: RowRandom
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Lengths of the alternating runs of rows of tokens[b] <= width tokens: (kept, dropped) [B, P].
+    def runs(self, tokens: np.ndarray, width: int, rng: RowRandom) -> tuple[np.ndarray, np.ndarray]:
+        """Lengths of the runs, (kept, dropped) [B, P], of rows of tokens[b] <= width tokens.
 
-        Row b is kept[b, 0] tokens of text, then dropped[b, 0] of noise, kept[b, 1], and so on. Text and
-        noise are each cut uniformly at random into as many parts as there are spans
+        Row b is kept[b, 0] tokens of text, then dropped[b, 0] of noise, kept[b, 1], and so on. Text
+        and noise are each cut uniformly at random into as many parts as there are spans
         (`random_spans_noise_mask` of the published code). Runs that a row does not have are 0.
         """
         noise, spans = self.counts(tokens)
         # Of the width, not of the batch: a row's draws know nothing of the rows beside it.
-        most = max(int(self.counts(width)[1]), 1)
+        _, _, most = _shape(self, width)
         kept, dropped = _random_parts(rng, np.stack([tokens - noise, noise], axis=1), spans, most)
         return _rolled(kept, dropped, spans, rng) if self.roll else (kept, dropped)
 
@@ -167,6 +166,13 @@ class SpanCorruption(EncoderDecoderObjective):
         ]
 
 
+@functools.lru_cache(64)
+def _shape(objective: SpanCorruption, width: int) -> tuple[int, int, int]:
+    """(input length, target length, spans, at least 1) of full rows of `width` tokens."""
+    inputs, targets = objective.lengths(width)
+    return int(inputs), int(targets), max(int(objective.counts(width)[1]), 1)
+
+
 def _random_parts(rng: RowRandom, items: np.ndarray, parts: np.ndarray, most: int):
     """Sizes of parts[b] random parts of items[b, 0] and of items[b, 1], then zeros: [B, most] each.
 
@@ -185,30 +191,37 @@ def _random_parts(rng: RowRandom, items: np.ndarray, parts: np.ndarray, most: in
         draws = rng.integers(last.reshape(count, -1), 2 * (most - 1)).reshape(2 * count, -1) + 1
         size = int(items.max(initial=0)) + most
         base = np.arange(2 * count) * size
-        draws, last = draws.T + base, last.T + base
+        draws, last = (np.add(x.T, base, order="C") for x in (draws, last))
         taken = np.zeros(2 * count * size, bool)
         for turn in range(most - 1):
-            cut = np.where(taken.take(draws[turn]), last[turn], draws[turn])
+            cut = draws[turn]
+            np.copyto(cut, last[turn], where=taken.take(cut))
             taken[cut] = True
-            draws[turn] = cut
         cuts[:, 1:most] = (draws - base).T
         # A row of fewer parts makes its cuts in its first turns; the others part nothing.
         np.copyto(cuts[:, 1:most], items[:, None], where=turns >= parts[:, None])
         cuts[:, 1:most].sort(axis=1)
-    sizes = np.diff(cuts, axis=1).reshape(count, 2, most)
+    sizes = (cuts[:, 1:] - cuts[:, :-1]).reshape(count, 2, most)
     return sizes[:, 0], sizes[:, 1]
 
 
 def _rolled(kept: np.ndarray, dropped: np.ndarray, spans: np.ndarray, rng: RowRandom):
-    """The runs of rows turned round by a random offset: one pair more, for the run that is cut in two."""
-    both = kept + dropped
-    tokens = both.sum(axis=1)[:, None]
-    start = rng.integers(np.maximum(tokens, 1), 1)  # the token that comes first
-    begin = _before(both)
-    pair = np.count_nonzero(begin[:, 1:] * (both[:, 1:] > 0) + (both[:, 1:] == 0) * tokens <= start, axis=1)
-    turn = (pair[:, None] + np.arange(kept.shape[1] + 1)) % np.maximum(spans, 1)[:, None]
-    turn = np.where(np.arange(kept.shape[1] + 1) <= spans[:, None], turn, -1)
-    return turn
+    """The runs of rows turned by a random offset: one pair more, since a run is cut in two."""
+    begin = _before(kept + dropped)
+    tokens = kept.sum(axis=1) + dropped.sum(axis=1)
+    start = rng.integers(np.maximum(tokens, 1)[:, None], 1)  # the token that comes first
+    first = np.count_nonzero(begin <= start, axis=1)[:, None] - 1  # and the pair it is in
+    passed = start - np.take_along_axis(begin, first, axis=1)
+    passed_text = np.minimum(passed, np.take_along_axis(kept, first, axis=1))
+    columns = np.arange(kept.shape[1] + 1)
+    pairs = np.maximum(spans, 1)[:, None]
+
+    def turned(lengths, passed):
+        out = np.take_along_axis(lengths, (first + columns) % pairs, axis=1)
+        out[:, :1] -= passed
+        return np.where(columns < pairs, out, np.where(columns == pairs, passed, 0))
+
+    return turned(kept, passed_text), turned(dropped, passed - passed_text)
 
 
 def _before(lengths: np.ndarray) -> np.ndarray:
@@ -234,22 +247,28 @@ def _fold(tokens, source, lengths, marked, lead, length, vocab):
     blocks = lengths + marked
     begin = _before(blocks)
     used = begin[:, -1] + blocks[:, -1]
-    # Each position of a block is read at a fixed distance; sentinels, eos and padding come after.
-    spread = np.empty((count, blocks.shape[1] + 1), np.int64)
-    spread[:, :-1] = source - begin - lead * marked + np.arange(count)[:, None] * width
-    spread[:, -1] = 0
+    row = np.arange(count)[:, None]
+    # Each position of a block is read at one distance; sentinels, eos and padding are set after.
+    spread = np.zeros((count, blocks.shape[1] + 1), np.int64)
+    spread[:, :-1] = source - begin - lead * marked + row * width
     sizes = np.empty_like(spread)
     sizes[:, :-1] = blocks
     sizes[:, -1] = length - used
     index = np.repeat(spread.ravel(), sizes.ravel()).reshape(count, length)
     index += np.arange(length)
     ids = tokens.ravel().take(index, mode="clip")
-    row, run = np.nonzero(marked)
-    rank = run - (~marked[:, 0])[row]
-    ids[row, (begin + (1 - lead) * lengths)[row, run]] = vocab.sentinels[rank]
-    if used.min(initial=length) < length - 1:
-        ids[np.arange(length) > used[:, None]] = vocab.pad
-        ids[used == 0] = vocab.pad
+    place = begin + row * length if lead else begin + lengths + row * length
+    # Only a first run can be without a sentinel and have runs with one after it.
+    rank = np.arange(blocks.shape[1]) - ~marked[:, :1]
+    if marked.all():
+        place, rank = place.ravel(), rank.ravel()
+    else:
+        place, rank = place[marked], rank[marked]
+    ids.ravel()[place] = vocab.sentinels[rank]
+    if used.min(initial=length) == length - 1:
+        ids[:, -1] = vocab.eos
+        return ids, used + 1
+    ids[np.arange(length) >= used[:, None]] = vocab.pad
     some = np.flatnonzero(used)
     ids[some, used[some]] = vocab.eos
     return ids, used + (used > 0)
@@ -257,6 +276,8 @@ def _fold(tokens, source, lengths, marked, lead, length, vocab):
 
 def _within(lengths: np.ndarray, width: int) -> np.ndarray:
     """[B, width] int32, 1 on the first lengths[b] positions of row b."""
+    if lengths.min(initial=width) == width:
+        return np.ones((len(lengths), width), np.int32)
     return (np.arange(width) < lengths[:, None]).astype(np.int32)
 
 
