@@ -1,7 +1,8 @@
-"""A small T5 v1.1, span corruption on the English that ships with Python: minutes on a laptop, no
-download.
+"""A small T5 v1.1, span corruption on the English that Python carries: minutes on a laptop.
 
 Command   python -m flaxlm.train --experiment t5_span
+Hardware  2 CPU cores, nothing to download.
+Measured  @@MEASURED@@
 """
 
 from dataclasses import replace
@@ -11,23 +12,23 @@ from flaxlm.data.spec import Data, Source, Vocabulary
 from flaxlm.experiment import Run
 from flaxlm.models import t5
 from flaxlm.nn.compute import Compute
-from flaxlm.optim import AdamW, Cosine
+from flaxlm.optim import Adafactor, Cosine
 from flaxlm.sharding import Mesh
 
 experiment = replace(
     recipe,
     model=t5.Model(
-        t5.Size(depth=3, width=192, mlp=384, heads=4, head_dim=48, vocab=2176, dropout=0.0),
+        t5.Size(depth=1, width=128, mlp=256, heads=4, head_dim=32, vocab=1152, dropout=0.0),
         Compute(scan=False),
     ),
     data=Data(
         sources=(Source("embedded:english"),),
-        vocabulary=Vocabulary(size=2048),
+        vocabulary=Vocabulary(size=1024),
         held_out_share=0.06,
-        batch=32,
+        batch=64,
         length=128,
     ),
-    optimizer=AdamW(Cosine(peak=3e-3, warmup=100), decay=0.01),
-    run=Run(steps=1500, log_every=20, eval_every=500, save_every=500),
+    optimizer=Adafactor(Cosine(peak=0.05, warmup=60)),
+    run=Run(steps=1300, log_every=50, eval_every=650, save_every=650),
     mesh=Mesh(),
 )

@@ -32,6 +32,8 @@ def evaluate(
             for i, value in enumerate(pair):
                 total[i] += float(value)
     means = {name: value / max(weight, 1.0) for name, (value, weight) in sums.items()}
+    if not means:  # nothing is held out
+        return {}
     return {
         "loss": sum(objective.terms[name].scale * mean for name, mean in means.items()),
         **means,

@@ -44,3 +44,7 @@ def text_file(tmp_path_factory):
 def data_cache(tmp_path_factory):
     """Vocabularies and corpora that tests share."""
     return tmp_path_factory.mktemp("cache")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--update-golden", action="store_true", help="rewrite tests/golden")

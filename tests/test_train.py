@@ -140,7 +140,7 @@ def test_bad_input_is_one_line_and_a_code(
     ("content", "line"),
     [
         (b"good text\n\n\xff\xfe broken", r":3:.*UTF-8"),
-        (b"", r"empty|no documents|0 documents"),
+        (b"", r"there is no text in"),
     ],
 )
 def test_unusable_text_is_named_with_its_place(
@@ -167,6 +167,14 @@ def test_a_directory_of_another_experiment_is_refused(
     error = capsys.readouterr().err.strip()
     assert "model.size.depth was 1, now 2" in error and error.count("\n") == 0
     assert sorted(os.listdir(directory)) == before
+
+
+def test_a_run_without_held_out_text(text_file, data_cache, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FLAXLM_CACHE", str(data_cache))
+    argv = ["--run.steps=2", "--data.held_out_share=0", "--mesh.data=8"]
+    assert train.main(runs.arguments(text_file, tmp_path, *argv)) == 0
+    assert "step 2/2" in capsys.readouterr().out
+    assert json.loads((tmp_path / "evaluation.json").read_text()) == {"step": 2}
 
 
 def test_an_unknown_experiment_names_the_nearest(capsys):

@@ -156,8 +156,8 @@ def test_pickle_and_threads(vocab):
         (32000, TEXTS, ConfigError, r"32000 is more than these texts can fill: at most \d+ \(data"),
         (280, TEXTS, ConfigError, r"280 cannot hold the characters of these texts: at least 3\d\d"),
         (5, TEXTS, ConfigError, "5 cannot hold"),
-        (SIZE, [], DataError, "the sources hold no text"),
-        (SIZE, [" \n "], DataError, "the sources hold no text"),
+        (SIZE, [], DataError, "there is no text in the sources"),
+        (SIZE, [" \n "], DataError, "there is no text in the sources"),
     ],
 )
 @pytest.mark.parametrize("kind", ["unigram", "bpe"])

@@ -132,12 +132,14 @@ class EvalBatches(Sequence):
         """At most `count` batches, fewer where the corpora have fewer rows; else as `Batches`.
 
         `components` belong to data.held_out, or to data.sources where that is (); their weights
-        play no part.
+        play no part. Without any there are no batches.
         """
         names = [source.uri + " (held out)" for source in data.held_out or data.sources]
-        self._windows = _windows(components, names, objective, vocab, data)
-        self._ends = np.cumsum([len(windows) for windows in self._windows])
-        self._rows = min(int(self._ends[-1]), count * data.batch)
+        self._windows = (
+            _windows(components, names, objective, vocab, data) if components else []
+        )
+        self._ends = np.cumsum([0, *(len(windows) for windows in self._windows)])[1:]
+        self._rows = min(int(self._ends[-1]), count * data.batch) if components else 0
         self._objective, self._vocab, self._batch = objective, vocab, data.batch
         self._place = np.arange(data.batch)[rows]
 

@@ -53,7 +53,6 @@ def open_data(data: Data, *, cache: Path | None = None) -> Prepared:
             raise ConfigError(f"weight {source.weight} of {source.uri}: must be above 0")
     vocab = _vocab(data, cache)
     share = 0.0 if data.held_out else data.held_out_share
-    share = 0.0 if data.held_out else data.held_out_share
     train = [(_open(s, vocab, share, cache), s.weight) for s in data.sources]
     if data.held_out:
         held_out = [(_open(s, vocab, 0.0, cache), s.weight) for s in data.held_out]
@@ -77,7 +76,7 @@ def cached_vocab(spec: Vocabulary, sources: Sequence[Source], cache: Path) -> Vo
         if not path.exists():
             names = ", ".join(s.uri for s in sources)
             _say(f"training a vocabulary of {spec.size} {spec.kind} pieces on {names}: {path}")
-            write_whole(path, train_vocab(interleaved(sources), spec).model)
+            write_whole(path, train_vocab(interleaved(sources), spec, names=names).model)
     return load_vocab(path, sentinels=spec.sentinels)
 
 

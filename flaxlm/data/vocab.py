@@ -198,7 +198,7 @@ def load_vocab(path: str | os.PathLike, *, sentinels: int = 100) -> Vocab:
     return Vocab(model, sentinels=sentinels, path=os.fspath(path))
 
 
-def train_vocab(texts: Iterable[str], spec: Vocabulary) -> Vocab:
+def train_vocab(texts: Iterable[str], spec: Vocabulary, *, names: str = "the sources") -> Vocab:
     """Train a sentencepiece model in this process, deterministically.
 
     The pieces 0 ... 6 are <pad> </s> <unk> <s> <cls> <sep> <mask>, then 256 bytes (nothing is ever
@@ -208,6 +208,7 @@ def train_vocab(texts: Iterable[str], spec: Vocabulary) -> Vocab:
     Args:
       texts: documents; each is used sentence by sentence.
       spec: size, kind, coverage and sentinels.
+      names: of the sources, for messages.
 
     Raises:
       ConfigError: a size that these texts cannot fill or that cannot hold their characters; both
@@ -218,7 +219,7 @@ def train_vocab(texts: Iterable[str], spec: Vocabulary) -> Vocab:
         raise ConfigError(f"vocabulary kind {spec.kind!r}: unigram or bpe")
     sample = _sample(texts)
     if not sample:
-        raise DataError("cannot train a vocabulary: the sources hold no text")
+        raise DataError(f"cannot train a vocabulary: there is no text in {names}")
     written = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
