@@ -1,12 +1,10 @@
 """From a host's features to global arrays on the mesh."""
 
-from collections.abc import Mapping
-
 import jax
 import numpy as np
 
-from flaxlm.batch import FEATURES, Features
-from flaxlm.sharding import Layout
+from flaxlm.batch import Features
+from flaxlm.plan import Plan
 
 
 class Feed:
@@ -18,9 +16,9 @@ class Feed:
       shardings: {feature: sharding of the global array}.
     """
 
-    def __init__(self, layout: Layout, features: Mapping[str, jax.ShapeDtypeStruct]):
-        self._shapes = {name: feature.shape for name, feature in features.items()}
-        self.shardings = {name: layout.sharding(FEATURES[name].axes) for name in features}
+    def __init__(self, plan: Plan):
+        self._shapes = {name: feature.shape for name, feature in plan.features.items()}
+        self.shardings = plan.batch_shardings()
         name, shape = next(iter(self._shapes.items()))
         here = self.shardings[name].addressable_devices_indices_map(shape).values()
         self.rows = np.unique(np.concatenate([np.arange(shape[0])[index[0]] for index in here]))

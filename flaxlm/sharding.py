@@ -18,7 +18,7 @@ import numpy as np
 from flax import struct
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from flaxlm.errors import ConfigError
+from flaxlm.errors import ConfigError, nearest
 
 AXES = (
     "slices",
@@ -57,6 +57,19 @@ class Mesh:
     sequence: int = 1
     slices: int = 1
     rules: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: RULES)
+
+    def __post_init__(self):
+        for name, axes in self.rules.items():
+            if name not in RULES:
+                raise ConfigError(
+                    f"mesh.rules.{name}: no dim has that name; {nearest(name, RULES)}"
+                )
+            for axis in axes:
+                if axis not in AXES:
+                    raise ConfigError(f"mesh.rules.{name}={axis}: {nearest(axis, AXES)}")
+        missing = sorted(set(RULES) - set(self.rules))
+        if missing:
+            raise ConfigError(f"mesh.rules: no rule for {', '.join(missing)}; () keeps a dim whole")
 
     def sizes(self, devices: int) -> dict[str, int]:
         """Axis sizes on `devices` devices.

@@ -77,7 +77,7 @@ def train(loaded, overrides=()) -> int:
         corpora = open_data(data)
         vocab, objective = corpora.vocab, plan.objective
         check_vocab(plan.model, vocab)
-        feed = Feed(layout, plan.features)
+        feed = Feed(plan)
         batches = Batches(corpora.train, objective, vocab, data=data, seed=run.seed, rows=feed.rows)
         held_out = EvalBatches(
             corpora.held_out, objective, vocab, data=data, count=run.eval_batches, rows=feed.rows

@@ -12,14 +12,20 @@ from flaxlm.data import __main__ as data
 from flaxlm.overrides import resolve
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md")),
+]
 LOOKS_ONLY = {"--list", "--dry-run", "--print-config", "--help"}
 
 
 def commands(page: str) -> list[list[str]]:
     """[module, argument, ...] of every `python -m flaxlm...` line in the bash blocks of a page."""
     found = []
-    for block in re.findall(r"^```bash\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL):
+    for block in re.findall(
+        r"^```bash\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL
+    ):
         for line in block.replace("\\\n", " ").splitlines():
             for part in line.split("&&"):
                 words = shlex.split(part, comments=True)
@@ -43,7 +49,9 @@ def test_commands_of_a_page(page, data_cache, tmp_path, monkeypatch, capsys):
         elif module == "flaxlm.show":
             assert show.main(argv) == 0, said
         elif module == "flaxlm.data":
-            needs = [word for word in argv if re.search(r"(wiki|books|petitions|corpus/|ko\b|/)", word)]
+            needs = [
+                word for word in argv if re.search(r"(wiki|books|petitions|corpus/|ko\b|/)", word)
+            ]
             if not needs:
                 assert data.main(argv) == 0, said
         else:

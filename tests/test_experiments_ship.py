@@ -1,6 +1,6 @@
-"""Every experiment that ships loads and traces at full size; the golden lines hold what that yields.
+"""Every experiment that ships loads and traces at full size; goldens hold what that yields.
 
-    pytest tests/test_experiments_ship.py --update-golden
+pytest tests/test_experiments_ship.py --update-golden
 """
 
 from pathlib import Path

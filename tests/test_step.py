@@ -184,6 +184,20 @@ def test_meshes_that_cannot_be(mesh, devices, message):
         mesh.sizes(devices)
 
 
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        ({"embed": ("fspd",)}, r"mesh\.rules\.embed=fspd: did you mean fsdp"),
+        ({"emded": ("fsdp",)}, r"mesh\.rules\.emded: .*did you mean embed"),
+    ],
+)
+def test_rules_name_dims_and_axes_that_exist(rules, message):
+    with pytest.raises(sharding.ConfigError, match=message):
+        sharding.Mesh(rules={**sharding.RULES, **rules})
+    with pytest.raises(sharding.ConfigError, match="no rule for batch"):
+        sharding.Mesh(rules={"embed": ("fsdp",)})
+
+
 def test_constraints_reach_the_compiler():
     """A constraint that silently vanished would pass every numerical test."""
     layout = sharding.make_layout(sharding.Mesh(data=8))

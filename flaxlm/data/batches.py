@@ -135,9 +135,7 @@ class EvalBatches(Sequence):
         play no part. Without any there are no batches.
         """
         names = [source.uri + " (held out)" for source in data.held_out or data.sources]
-        self._windows = (
-            _windows(components, names, objective, vocab, data) if components else []
-        )
+        self._windows = _windows(components, names, objective, vocab, data) if components else []
         self._ends = np.cumsum([0, *(len(windows) for windows in self._windows)])[1:]
         self._rows = min(int(self._ends[-1]), count * data.batch) if components else 0
         self._objective, self._vocab, self._batch = objective, vocab, data.batch
