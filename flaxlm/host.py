@@ -1,30 +1,26 @@
-"""The memory allocator of this process, set up for training on a CPU."""
+"""How the process itself runs on a CPU."""
 
-import ctypes
 import importlib.util
+import os
 import sys
 
-# Parameters of glibc's mallopt (malloc.h).
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8
+_TUNABLE = "glibc.malloc.hugetlb=1"  # ask for transparent huge pages with madvise
 
 
-def keep_freed_memory() -> None:
-    """Keep freed memory in the process instead of giving it back to the system. Call it before
-    threads start.
+def use_huge_pages() -> None:
+    """Start this command anew with transparent huge pages for malloc, where that can matter.
 
-    XLA's CPU programs allocate their temporaries anew at every step. glibc returns blocks of that
-    size to the system, so every step pays for its page faults again: a third of the system time of
-    a small training step, and a seventh of its wall time, were measured to go there. Other C
-    libraries, and machines with a plugin of jax for accelerators, are left alone.
+    XLA's CPU programs allocate their temporaries at every step, and the C library returns blocks of
+    that size to the system, so every step pays for its page faults again. With pages of 2 MiB a
+    small T5 has a twelfth of them (benchmarks/README.md). glibc reads the setting when a process
+    starts, hence the new start: same process number, same arguments, before anything else happened.
+
+    Nothing is done where GLIBC_TUNABLES is set already, where jax has a plugin for an accelerator,
+    or on other systems than Linux.
     """
     accelerated = any(importlib.util.find_spec(name) for name in ("libtpu", "jax_plugins"))
-    if accelerated or not sys.platform.startswith("linux"):
+    if accelerated or not sys.platform.startswith("linux") or "GLIBC_TUNABLES" in os.environ:
         return
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):
-        return
-    mallopt(_ARENA_MAX, 1)  # the main heap is the only one that can grow without mmap
-    mallopt(_MMAP_MAX, 0)
-    mallopt(_TRIM_THRESHOLD, 2**31 - 1)
-    mallopt(_TOP_PAD, 64 * 2**20)
+    os.environ["GLIBC_TUNABLES"] = _TUNABLE
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

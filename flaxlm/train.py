@@ -23,7 +23,6 @@ def main(argv: list[str]) -> int | None:
         )
         return None
     # A command line that makes no sense was refused before jax is imported.
-    host.keep_freed_memory()
     from flaxlm.experiment import names
     from flaxlm.overrides import describe, resolve
     from flaxlm.startup import abstract_plan, parameter_table
@@ -182,4 +181,5 @@ def check_finite(step: int, loss: float, norm: float) -> None:
 
 
 if __name__ == "__main__":
+    host.use_huge_pages()
     sys.exit(main())

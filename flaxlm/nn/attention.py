@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable
+from functools import reduce
 
 import flax.linen as nn
 import jax
@@ -12,7 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from flaxlm.nn.dropout import Dropout
 from flaxlm.nn.linear import matmul
-from flaxlm.sharding import constrain, param
+from flaxlm.sharding import axis_size, constrain, param
 
 _MASKED = -1e30  # finite: a row without any visible key becomes uniform instead of NaN
 
@@ -44,10 +45,32 @@ def attend(
     """
     s_BHQS = jnp.einsum("BQHK,BSHK->BHQS", q_BQHK, k_BSHK, preferred_element_type=jnp.float32)
     if bias is not None:
-        s_BHQS = s_BHQS + bias
+        s_BHQS = _add_bias(s_BHQS, bias)
     w_BHQS = jax.nn.softmax(jnp.where(mask, s_BHQS, _MASKED), axis=-1)
     w_BHQS = dropout(w_BHQS.astype(q_BQHK.dtype))
     return jnp.einsum("BHQS,BSHK->BQHK", w_BHQS, v_BSHK)
+
+
+@jax.custom_vjp
+def _add_bias(s_BHQS: jax.Array, bias_1HQS: jax.Array) -> jax.Array:
+    return s_BHQS + bias_1HQS
+
+
+def _add_bias_backward(_, d_BHQS: jax.Array):
+    # XLA's CPU compiler sums over the batch on one core; additions it splits over all of them.
+    def rows_added(d_BHQS):
+        return reduce(jnp.add, [d_BHQS[row : row + 1] for row in range(len(d_BHQS))])
+
+    def summed(d_BHQS):
+        return d_BHQS.sum(axis=0, keepdims=True)
+
+    whole = axis_size("batch") == 1  # slices of a batch that is split over devices would move it
+    if not whole:
+        return d_BHQS, summed(d_BHQS)
+    return d_BHQS, jax.lax.platform_dependent(d_BHQS, cpu=rows_added, default=summed)
+
+
+_add_bias.defvjp(lambda s_BHQS, bias_1HQS: (_add_bias(s_BHQS, bias_1HQS), None), _add_bias_backward)
 
 
 class Attention(nn.Module):
