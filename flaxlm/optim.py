@@ -6,6 +6,7 @@ Muon's orthogonalisation) are taken per layer, as if the layers were separate pa
 `_per_layer` sees to it.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -21,12 +22,12 @@ from flaxlm.sharding import path_name
 Axes = Mapping[str, tuple[str, ...]]  # parameter path -> dim names
 
 
-class Schedule:
+class Schedule(ABC):
     """Learning rate as a function of the step. Subclasses are frozen dataclasses of numbers."""
 
+    @abstractmethod
     def build(self, steps: int) -> optax.Schedule:
         """The optax schedule of a run of `steps` steps; its argument counts from 0."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def _after_warmup(schedule: optax.Schedule, peak: float, warmup: int) -> optax.S
 
 
 @dataclass(frozen=True)
-class Optimizer:
+class Optimizer(ABC):
     """What all optimizers share.
 
     Attributes:
@@ -127,11 +128,11 @@ class Optimizer:
     decay: float = 0.0
     ema: float = 0.0
 
+    @abstractmethod
     def direction(self, axes: Axes) -> optax.GradientTransformation:
         """Gradients to update directions (sign of the gradient), weight decay included, learning
         rate not.
         """
-        raise NotImplementedError
 
     def build(self, axes: Axes, steps: int) -> optax.GradientTransformation:
         """The whole transformation, for parameters with these dim names and a run of `steps`

@@ -154,7 +154,7 @@ def loop(state, start, run, train_step, batches, feed, evaluate, save, log, stop
                 log.later(step, metrics)
             # Evaluated before it is saved: what the metrics lack after a kill, the next start
             # computes again.
-            if every(run.eval_every) and not last:
+            if last or every(run.eval_every):
                 log.write()
                 log.writer.write(step, evaluate(state), kind="eval")
                 log.meter.restart()

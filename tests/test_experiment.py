@@ -54,6 +54,7 @@ class Model(nn.Module):
 class Task(Objective):
     rate: float = 0.15
     inner: Objective | None = None
+    window = prepare = terms = show = None  # never called here
 
 
 BASE = Experiment(
@@ -397,6 +398,7 @@ def test_loading_and_overriding_touch_no_device(tmp_path):
         @dataclass(frozen=True)
         class Task(Objective):
             rate: float = 0.1
+            window = prepare = terms = show = None
         experiment = Experiment(
             Model(), Task(), Data((Source("a"),), 8, 16), AdamW(Constant(1e-3)), Run(1)
         )

@@ -44,7 +44,7 @@ def test_a_run_says_what_it_does_and_leaves_its_files(straight):
     seen = runs.metrics(directory)
     assert [line["step"] for line in seen] == list(range(1, 61))
     assert np.mean([line["loss"] for line in seen[-5:]]) < seen[0]["loss"] - 0.2
-    assert [line["step"] for line in runs.metrics(directory, "eval")] == list(range(4, 60, 4))
+    assert [line["step"] for line in runs.metrics(directory, "eval")] == [*range(4, 60, 4), 60]
     evaluation = json.loads((directory / "evaluation.json").read_text())
     assert evaluation["step"] == 60 and evaluation["unigram_entropy"] > 1
     assert (directory / "samples.txt").read_text().count("predicted") == 5

@@ -5,6 +5,7 @@ features with numpy, `forward` calls the model it is given, `terms` say what eac
 counts and what it is divided by.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -55,24 +56,24 @@ class Example:
     target: str
 
 
-class Objective:
+class Objective(ABC):
     """Base of all objectives; subclasses are frozen dataclasses of numbers."""
 
+    @abstractmethod
     def window(self, length: int) -> int:
         """Raw tokens per row of the corpus such that the longest feature that `prepare` makes
         has `length` positions.
         """
-        raise NotImplementedError
 
     def separator(self, vocab) -> int | None:
         """Id put after every document before the corpus is cut into windows; None: no id."""
         return None
 
+    @abstractmethod
     def prepare(self, rows: Rows, rng: RowRandom, vocab) -> Features:
         """Host, numpy, pure, vectorised over rows: the features of `rows`; shapes depend on
         rows.tokens.shape alone.
         """
-        raise NotImplementedError
 
     def forward(self, apply: Apply, batch: Batch, rng: jax.Array | None) -> Outputs:
         """Device: call the model (usually once) and add what the terms share. `rng` None means
@@ -81,12 +82,13 @@ class Objective:
         return apply(batch, rng=rng)
 
     @property
+    @abstractmethod
     def terms(self) -> Mapping[str, Term]:
-        raise NotImplementedError
+        """The losses, by name."""
 
+    @abstractmethod
     def show(self, features: Features, vocab) -> list[Example]:
         """The rows of `features` as text, input and target side by side."""
-        raise NotImplementedError
 
     def predict(self, apply: Apply, batch: Batch) -> jax.Array | None:
         """Device: [B, M] ids the model gives for `targets` from the inputs alone; None where
