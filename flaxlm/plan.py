@@ -73,18 +73,21 @@ class Plan:
     def batch_shardings(self) -> dict[str, Any]:
         return {name: self.layout.sharding(FEATURES[name].axes) for name in self.features}
 
+    def local_bytes(self, leaf, axes: tuple[str | None, ...]) -> int:
+        """Bytes of an array with these dim names that one device holds."""
+        parts = math.prod(self.layout.parts(name) for name in axes if name is not None)
+        return math.prod(leaf.shape) * leaf.dtype.itemsize // parts
+
     def bytes_per_device(self) -> dict[str, int]:
         """Bytes one device holds of the parameters, the rest of the state (optimizer) and one
         batch.
         """
 
-        def local(leaf, axes):
-            parts = math.prod(self.layout.parts(name) for name in axes if name is not None)
-            return math.prod(leaf.shape) * leaf.dtype.itemsize // parts
-
-        sizes = self.map_state(local)
+        sizes = self.map_state(self.local_bytes)
         params, everything = (sum(jax.tree.leaves(tree)) for tree in (sizes.params, sizes))
-        batch = sum(local(leaf, FEATURES[name].axes) for name, leaf in self.features.items())
+        batch = sum(
+            self.local_bytes(leaf, FEATURES[name].axes) for name, leaf in self.features.items()
+        )
         return {"parameters": params, "optimizer": everything - params, "batch": batch}
 
 

@@ -1,14 +1,14 @@
 """The run directory: whose it is, and what lies in it from the first second.
 
-experiment.json   the resolved experiment, complete        command.txt   how this run was started,
-one line a start experiment.py     the file that declared it                environment.json
-versions, devices, host metrics.jsonl  tensorboard/  checkpoints/  samples.txt  evaluation.json
-RUN.lock
+experiment.json    the resolved experiment, complete
+experiment.py      the file that declared it
+command.txt        how the run was started, a line for every start
+environment.json   versions and devices
+metrics.jsonl, tensorboard/, checkpoints/, evaluation.json, samples.txt, RUN.lock
 """
 
 import contextlib
 import json
-import os
 import platform
 import shlex
 import sys
@@ -19,6 +19,7 @@ from pathlib import Path
 import jax
 
 from flaxlm import __version__
+from flaxlm.data.files import write_whole
 from flaxlm.errors import RunDirError
 from flaxlm.lock import RunLock, prepare_run_dir
 from flaxlm.overrides import check_same_run, to_json
@@ -50,9 +51,7 @@ def open_run(loaded) -> Iterator[tuple[Path, RunLock]]:
 
 def write_json(path: Path, value) -> None:
     """Write JSON so that a kill leaves the old file or the new one."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_whole(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 def _write_identity(directory: Path, loaded) -> None:

@@ -10,7 +10,7 @@ import psutil
 from flaxlm.errors import ConfigError
 from flaxlm.lock import check_space
 from flaxlm.plan import Plan, make_plan
-from flaxlm.sharding import AXES, abstract_layout
+from flaxlm.sharding import AXES, abstract_layout, path_name
 
 
 def banner(plan: Plan, loaded, overrides, directory, start: int, batches, held_out) -> str:
@@ -33,7 +33,7 @@ def banner(plan: Plan, loaded, overrides, directory, start: int, batches, held_o
         + ", ".join(
             f"{feature} {list(x.shape[1:])}"
             for feature, x in plan.features.items()
-            if "okens" in feature
+            if feature.endswith("tokens")
         ),
         "per device": f"parameters {mebibytes(size['parameters'])} + gradients "
         f"{mebibytes(size['parameters'])} + "
@@ -68,26 +68,11 @@ def mebibytes(size: float) -> str:
 def parameter_table(plan: Plan) -> str:
     """One line per parameter: path, shape, dim names, layout, bytes per device."""
     rows = [("parameter", "shape", "dims", "split", "per device")]
-    for path, shape in plan.shapes.items():
-        axes = plan.axes[path]
-        spec = plan.layout.spec(axes)
-        split = ", ".join(str(entry) for entry in spec if entry) or "-"
-        parts = 1
-        for name in axes:
-            parts *= plan.layout.parts(name)
-        count = 1
-        for dim in shape:
-            count *= dim
-        dtype = jax.tree.leaves(plan.state.params)[0].dtype
-        rows.append(
-            (
-                path,
-                str(list(shape)),
-                " ".join(axes),
-                split,
-                mebibytes(count * dtype.itemsize / parts),
-            )
-        )
+    for path, leaf in jax.tree_util.tree_leaves_with_path(plan.state.params):
+        axes = plan.axes[path_name(path)]
+        split = ", ".join(str(entry) for entry in plan.layout.spec(axes) if entry) or "-"
+        size = mebibytes(plan.local_bytes(leaf, axes))
+        rows.append((path_name(path), str(list(leaf.shape)), " ".join(axes), split, size))
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -101,7 +101,7 @@ def make_train_step(
         batch = ByName("feature", batch)
         outputs = objective.forward(apply_to(model, params), batch, rng)
         means = {
-            name: (term.values(outputs, batch) * batch[term.weights]).sum() / counts[name]
+            name: _weighted(term, outputs, batch) / counts[name]
             for name, term in objective.terms.items()
         }
         return sum(objective.terms[name].scale * mean for name, mean in means.items()), means
@@ -154,14 +154,15 @@ def make_eval_step(
         params = averaged(state.opt, state.params)
         outputs = objective.forward(apply_to(model, params), batch, None)
         return {
-            name: (
-                (term.values(outputs, batch) * batch[term.weights]).sum(),
-                batch[term.weights].sum(),
-            )
+            name: (_weighted(term, outputs, batch), batch[term.weights].sum())
             for name, term in objective.terms.items()
         }
 
     return evaluate
+
+
+def _weighted(term, outputs, batch: Batch) -> jax.Array:
+    return (term.values(outputs, batch) * batch[term.weights]).sum()
 
 
 def _split_rows(parts: int, x: jax.Array) -> jax.Array:

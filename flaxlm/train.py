@@ -1,6 +1,6 @@
 """`python -m flaxlm.train --experiment t5_span`: the command and the loop. Reading starts here.
 
-The whole path: an experiment (experiment.py) is traced abstractly (step.py), its run directory is
+The whole path: an experiment (experiment.py) is traced abstractly (plan.py), its run directory is
 opened (rundir.py), its data made or found (data/), its state made or restored (checkpoint.py), and
 the loop at the end of this file feeds batches to one jitted step.
 """
@@ -109,11 +109,11 @@ def train(loaded, overrides=()) -> int:
             ) as writer:
                 rate = experiment.optimizer.schedule.build(run.steps)
                 log = Log(writer, meter, rate=rate, on_loss=check_finite)
-                state, signal = loop(
+                state, found, signal = loop(
                     state, start, run, programs.step, batches, feed, evaluate, save, log, stop
                 )
             if not signal:
-                found = evaluate(state)
+                found = evaluate(state) if found is None else found  # no step was left to make
                 text = heldout.report(
                     directory, plan.model, objective, state, found, held_out, vocab
                 )
@@ -125,8 +125,8 @@ def train(loaded, overrides=()) -> int:
 
 
 def loop(state, start, run, train_step, batches, feed, evaluate, save, log, stop):
-    """The training loop: steps start + 1 to run.steps. Returns the last state and the signal that
-    stopped it, or "".
+    """The training loop: steps start + 1 to run.steps. Returns the last state, its evaluation (None
+    if it has none) and the signal that stopped the loop, or "".
 
     Step n is dispatched before the metrics of an earlier one are read, so the devices never wait
     for the host.
@@ -134,6 +134,8 @@ def loop(state, start, run, train_step, batches, feed, evaluate, save, log, stop
     import jax
 
     from flaxlm.data.batches import run_ahead
+
+    found = None
 
     def every(period):
         return period > 0 and step % period == 0
@@ -156,18 +158,18 @@ def loop(state, start, run, train_step, batches, feed, evaluate, save, log, stop
             # computes again.
             if last or every(run.eval_every):
                 log.write()
-                log.writer.write(step, evaluate(state), kind="eval")
+                found = evaluate(state)
+                log.writer.write(step, found, kind="eval")
                 log.meter.restart()
             if signal or last or every(run.save_every):
                 log.write()
-                check_finite(
-                    step, float(metrics["loss"]), float(metrics["grad_norm"])
-                )  # before it is saved
+                # What is not finite is never saved.
+                check_finite(step, float(metrics["loss"]), float(metrics["grad_norm"]))
                 save(step, state)
                 log.meter.restart()
             if signal and not last:
-                return state, signal
-    return state, ""
+                return state, None, signal
+    return state, found, ""
 
 
 def check_finite(step: int, loss: float, norm: float) -> None:

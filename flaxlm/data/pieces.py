@@ -171,8 +171,8 @@ def best_fit(sizes: np.ndarray, width: int) -> np.ndarray:
     fills best.
 
     Bins with equal room are interchangeable, so all pieces of one size go at once: the work in
-      Python depends on the
-    width, not on the number of pieces. Bins are numbered from 0 in the order of opening.
+    Python depends on the width, not on the number of pieces. Bins are numbered from 0 in the order
+    of opening.
 
     Args:
       sizes: [P] in [1, width].
