@@ -27,6 +27,7 @@ class Feature:
 
 
 _POSITIONS = ("batch", "length")
+_SLOTS = ("batch", "slots")
 
 FEATURES: dict[str, Feature] = {
     "tokens": Feature(
@@ -59,6 +60,21 @@ FEATURES: dict[str, Feature] = {
     "weights": Feature(_POSITIONS, np.float32, "weight of each target in the loss; 0 on padding"),
     "text_weights": Feature(
         _POSITIONS, np.float32, "1 where the target is a piece of text: no padding, eos or sentinel"
+    ),
+    "types": Feature(
+        _POSITIONS, np.int32, "0 for the first text of a pair with its specials, 1 for the second"
+    ),
+    "slots": Feature(
+        _SLOTS, np.int32, "positions whose tokens a masked model predicts; 0 where not in use"
+    ),
+    "slot_targets": Feature(_SLOTS, np.int32, "the id to predict at each slot", ids=True),
+    "slot_weights": Feature(_SLOTS, np.float32, "1 for a slot in use, 0 for one that is not"),
+    "labels": Feature(("batch",), np.int32, "class of the row, such as: is B the text after A"),
+    "label_weights": Feature(("batch",), np.float32, "weight of the row's label; 0 without text"),
+    "memory": Feature(
+        ("batch", "layers", "memory", "width"),
+        np.float32,
+        "inputs of each layer at the end of the segment before; carried from step to step",
     ),
 }
 

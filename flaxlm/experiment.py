@@ -50,8 +50,46 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Restore:
+    """A warm start: parameters read from another run, or from a Hugging Face folder.
+
+    Attributes:
+      path: run directory, or folder with config.json and safetensors.
+      take: path of a subtree of theirs, "a/b"; "" is the whole tree.
+      into: path of ours that it becomes.
+      layers: which of their stacked layers, in this order; () is all.
+    """
+
+    path: str
+    take: str = ""
+    into: str = ""
+    layers: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A model that the objective reads and nobody trains, such as a teacher.
+
+    Attributes:
+      name: what the objective calls it.
+      model: its module.
+      start: where its parameters come from.
+    """
+
+    name: str
+    model: nn.Module
+    start: Restore
+
+
+@dataclass(frozen=True)
 class Experiment:
-    """Model family, pretraining objective, data, optimizer, mesh and run: the whole declaration."""
+    """Model family, pretraining objective, data, optimizer, mesh and run: the whole declaration.
+
+    Attributes:
+      start: parameters that the run begins with, in this order; what none of them names is
+        initialised as usual.
+      frozen: models that are never trained.
+    """
 
     model: nn.Module
     objective: Objective
@@ -59,6 +97,8 @@ class Experiment:
     optimizer: Optimizer
     run: Run
     mesh: Mesh = field(default_factory=Mesh)
+    start: tuple[Restore, ...] = ()
+    frozen: tuple[Frozen, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -216,6 +256,8 @@ def _check_parts(experiment: Experiment, path: Path) -> None:
         "optimizer": Optimizer,
         "run": Run,
         "mesh": Mesh,
+        "start": tuple,
+        "frozen": tuple,
     }
     for name, kind in expected.items():
         value = getattr(experiment, name)

@@ -11,7 +11,7 @@ from flaxlm.batch import Features
 from flaxlm.optim import averaged
 from flaxlm.rundir import write_json
 from flaxlm.sharding import axis_size
-from flaxlm.step import apply_to
+from flaxlm.step import Applied
 
 
 def evaluate(
@@ -40,9 +40,11 @@ def evaluate(
     }
 
 
-def unigram_entropy(batches: Iterable[Features], *, weights: str = "text_weights") -> float | None:
-    """Entropy in nats of the distribution of the target ids where `weights` is positive; None
-    without such a feature.
+def unigram_entropy(
+    batches: Iterable[Features], *, targets: str = "targets", weights: str = "text_weights"
+) -> float | None:
+    """Entropy in nats of the distribution of the ids `targets` where `weights` is positive; None
+    without such features.
 
     It is the loss of the best model that ignores its input, measured on the held-out targets
     themselves: the smaller the sample, the lower it is, so a loss below it is no artefact.
@@ -51,7 +53,7 @@ def unigram_entropy(batches: Iterable[Features], *, weights: str = "text_weights
     for features in batches:
         if weights not in features:
             return None
-        found = np.bincount(features["targets"][features[weights] > 0])
+        found = np.bincount(features[targets][features[weights] > 0])
         counts = np.pad(counts, (0, max(len(found) - len(counts), 0)))
         counts[: len(found)] += found
     share = counts[counts > 0] / max(counts.sum(), 1)
@@ -67,7 +69,7 @@ def examples(model, objective, state, features: Features, vocab, *, count: int =
     rows = {name: value[:count] for name, value in computed.items()}
 
     def predict(state, batch):
-        return objective.predict(apply_to(model, averaged(state.opt, state.params)), batch)
+        return objective.predict(Applied(model, averaged(state.opt, state.params)), batch)
 
     predicted = jax.jit(predict)(state, computed)
     if predicted is None:
@@ -110,11 +112,12 @@ def report(directory, model, objective, state, found: Mapping[str, float], held_
     """
     step, alone = int(state.step), jax.process_count() == 1
     lines = [f"held-out after step {step}: " + " ".join(f"{k} {v:.4f}" for k, v in found.items())]
-    entropy = unigram_entropy(held_out) if alone else None
-    if entropy is not None and "text_nll" in found:
-        gain = entropy - found["text_nll"]
+    term, targets, weights = objective.measured
+    entropy = unigram_entropy(held_out, targets=targets, weights=weights) if alone else None
+    if entropy is not None and term in found:
+        gain = entropy - found[term]
         lines.append(
-            f"held-out text tokens: loss {found['text_nll']:.3f} nat, unigram entropy "
+            f"held-out text tokens: loss {found[term]:.3f} nat, unigram entropy "
             f"{entropy:.3f} nat: "
             f"{abs(gain):.3f} nat {'under' if gain >= 0 else 'over'} it"
         )

@@ -31,6 +31,7 @@ class Readout(struct.PyTreeNode):
       bias: [V] or None.
       vocab: number of real entries; logits at and above it are masked.
       transposed: whether kernel is [V, D].
+      length: dim name of L.
     """
 
     hidden: jax.Array
@@ -38,6 +39,7 @@ class Readout(struct.PyTreeNode):
     bias: jax.Array | None = None
     vocab: int = struct.field(pytree_node=False, default=0)
     transposed: bool = struct.field(pytree_node=False, default=False)
+    length: str = struct.field(pytree_node=False, default="length")
 
     @property
     def width(self) -> int:
@@ -58,6 +60,13 @@ class Readout(struct.PyTreeNode):
             logits = jnp.where(real.reshape((1,) * (logits.ndim - 1) + (-1,)), logits, _MASKED)
         return logits
 
+    def take(self, positions: jax.Array) -> "Readout":
+        """The readout at `positions` [B, N] of each row: hidden [B, N, D]. Logits of the other
+        positions are never computed.
+        """
+        taken = jnp.take_along_axis(self.hidden, positions[..., None], axis=1, mode="clip")
+        return self.replace(hidden=constrain(taken, "batch", "slots", "width"), length="slots")
+
     def at(self, position: jax.Array) -> jax.Array:
         """[B, V] logits at one position (a traced integer)."""
         return self.logits(
@@ -76,10 +85,10 @@ def cross_entropy(readout: Readout, targets: jax.Array) -> tuple[jax.Array, jax.
       (nll, log_z), both [B, L] fp32. log_z is log sum exp of the logits (for z-loss).
     """
     batch, length, _ = readout.hidden.shape
-    chunks = _chunks(batch, length, readout.width)
+    chunks = _chunks(batch, length, readout.width, readout.length)
 
     def score(hidden, targets):
-        logits = constrain(readout.logits(hidden), "batch", "length", "vocab")
+        logits = constrain(readout.logits(hidden), "batch", readout.length, "vocab")
         return _token_loss(logits, targets)
 
     if chunks == 1:
@@ -100,11 +109,11 @@ def cross_entropy(readout: Readout, targets: jax.Array) -> tuple[jax.Array, jax.
     return join(nll), join(log_z)
 
 
-def _chunks(batch: int, length: int, width: int) -> int:
+def _chunks(batch: int, length: int, width: int, name: str) -> int:
     """Smallest divisor of the length per device that brings a chunk's logits under CHUNK_BYTES
     per device.
     """
-    rows, shards = axis_size("batch"), axis_size("length")
+    rows, shards = axis_size("batch"), axis_size(name)
     local_length = length // shards
     local_bytes = 4 * (batch // rows) * local_length * (width // axis_size("vocab"))
     for chunks in range(1, local_length + 1):

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -27,6 +27,8 @@ class Plan:
       state: State of ShapeDtypeStructs.
       axes: {parameter path: dim names}.
       tx: the optimizer, as it was traced.
+      frozen: {name: module} of state.frozen.
+      frozen_axes: {name: {parameter path: dim names}}.
     """
 
     model: Any
@@ -36,6 +38,8 @@ class Plan:
     state: State
     axes: Mapping[str, tuple[str, ...]]
     tx: optax.GradientTransformation
+    frozen: Mapping[str, Any] = field(default_factory=dict)
+    frozen_axes: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -57,18 +61,26 @@ class Plan:
 
     def map_state(self, function: Callable) -> State:
         """`function(leaf, dim names)` of every leaf of the state."""
-        return sharding.map_state(function, self.state, self.state.params, self.axes)
+        trained = self.state.replace(carry={}, frozen={})
+        mapped = sharding.map_state(function, trained, self.state.params, self.axes)
+        carry = {name: function(x, FEATURES[name].axes) for name, x in self.state.carry.items()}
+        frozen = {
+            name: sharding.map_params(function, params, self.frozen_axes[name])
+            for name, params in self.state.frozen.items()
+        }
+        return mapped.replace(carry=carry, frozen=frozen)
 
     def state_shardings(self) -> State:
         return self.map_state(lambda leaf, axes: self.layout.sharding(axes))
 
     def abstract_state(self) -> State:
-        """The state as a restore target: shapes, dtypes and shardings."""
-        return jax.tree.map(
-            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-            self.state,
-            self.state_shardings(),
+        """The state as a restore target: shapes, dtypes, shardings; no frozen parts."""
+        state = self.map_state(
+            lambda leaf, axes: jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, sharding=self.layout.sharding(axes)
+            )
         )
+        return state.replace(frozen={})
 
     def batch_shardings(self) -> dict[str, Any]:
         return {name: self.layout.sharding(FEATURES[name].axes) for name in self.features}
@@ -132,11 +144,16 @@ def make_plan(experiment, layout: sharding.Layout, vocab) -> Plan:
         try:
             boxed = jax.eval_shape(partial(init_params, model, features, seed=run.seed))
             axes = sharding.axes_of(boxed)
+            frozen = {part.name: part.model for part in experiment.frozen}
+            fixed = {
+                name: jax.eval_shape(partial(init_params, other, features, seed=run.seed))
+                for name, other in frozen.items()
+            }
             tx = experiment.optimizer.build(axes, run.steps)
-            init = make_init(model, tx, features, seed=run.seed)
-            state = jax.eval_shape(init)
+            state = jax.eval_shape(make_init(model, tx, features, seed=run.seed))
+            state = state.replace(frozen=sharding.unbox(fixed))
             train_step = make_train_step(
-                model, objective, tx, seed=run.seed, accumulate=run.accumulate
+                model, objective, tx, seed=run.seed, accumulate=run.accumulate, frozen=frozen
             )
             jax.eval_shape(train_step, state, dict(features))
         except MissingName as error:
@@ -145,7 +162,10 @@ def make_plan(experiment, layout: sharding.Layout, vocab) -> Plan:
                 f"do not go together: "
                 f"{error}"
             ) from error
-    found = Plan(model, objective, layout, features, state, axes, tx)
+    frozen_axes = {name: sharding.axes_of(boxed) for name, boxed in fixed.items()}
+    found = Plan(
+        model, objective, layout, features, state, axes, tx, frozen=frozen, frozen_axes=frozen_axes
+    )
     sharding.check_params(found.shapes, axes, layout)
     return found
 

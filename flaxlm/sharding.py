@@ -41,6 +41,10 @@ RULES: dict[str, tuple[str, ...]] = {
     "mlp": ("tensor",),
     "vocab": ("tensor",),
     "buckets": (),  # of a relative position bias
+    "positions": (),  # of a table of absolute positions
+    "types": (),  # of a table of token types, or classes of a small head
+    "slots": (),  # positions of a row that a masked language model predicts
+    "memory": (),  # states of earlier segments that attention still sees
     "layers": (),
 }
 
@@ -274,6 +278,13 @@ def path_name(path) -> str:
     """A key path as "a/b/c"."""
     return "/".join(
         str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path
+    )
+
+
+def map_params(function: Callable, tree, axes: Mapping[str, tuple[str, ...]]):
+    """`function(leaf, dim names)` of every leaf of a parameter tree."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: function(leaf, axes[path_name(path)]), tree
     )
 
 

@@ -5,7 +5,6 @@ maps outputs to terms, the step weights, averages, differentiates and updates.
 """
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +13,7 @@ import optax
 from flax import struct
 
 from flaxlm import sharding
-from flaxlm.batch import Batch
+from flaxlm.batch import FEATURES, Batch
 from flaxlm.optim import averaged
 
 Metrics = dict[str, jax.Array]
@@ -39,11 +38,32 @@ class ByName(dict):
 
 
 class State(struct.PyTreeNode):
-    """Everything that training changes."""
+    """The state of a run.
 
-    step: jax.Array  # steps done
+    Attributes:
+      step: steps done.
+      params: the model's parameters.
+      opt: the optimizer's state.
+      carry: {feature: array} that a model makes in one step and reads in the next (a segment
+        memory), rows first; {} for most models.
+      frozen: {name: parameters} of models that the objective reads and nobody trains (a teacher).
+        Read again at every start, never saved.
+    """
+
+    step: jax.Array
     params: Any
     opt: Any
+    carry: dict[str, jax.Array] = struct.field(default_factory=dict)
+    frozen: dict[str, Any] = struct.field(default_factory=dict)
+
+
+def carried(model, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.ShapeDtypeStruct]:
+    """The features that `model` makes for its own next step, from the shapes of the others.
+
+    A model that carries something has a method `carried(shapes)`; it gets the features in its batch
+    and returns their successors among its outputs, under the same names.
+    """
+    return model.carried(shapes) if hasattr(model, "carried") else {}
 
 
 def make_init(
@@ -53,58 +73,79 @@ def make_init(
     *,
     seed: int,
 ):
-    """`init() -> State`, a pure function of the seed. The batch of zeros that traces the model
-    is never computed.
+    """`init() -> State` (frozen parts left empty), a pure function of the seed. The batch of zeros
+    that traces the model is never computed.
     """
 
     def init() -> State:
         params = init_params(model, shapes, seed=seed)
         params = sharding.unbox(params)
-        return State(step=jnp.zeros((), jnp.int32), params=params, opt=tx.init(params))
+        carry = {name: jnp.zeros(x.shape, x.dtype) for name, x in carried(model, shapes).items()}
+        return State(step=jnp.zeros((), jnp.int32), params=params, opt=tx.init(params), carry=carry)
 
     return init
 
 
 def init_params(model, shapes: Mapping[str, jax.ShapeDtypeStruct], *, seed: int):
     """The parameter tree with dim names (a tree of `sharding.Named`)."""
+    shapes = {**shapes, **carried(model, shapes)}
     batch = ByName(
         "feature", {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}
     )
     return model.init({"params": jax.random.key(seed)}, batch, train=False)["params"]
 
 
-def apply_to(model, params):
-    """The model with its parameters, as an objective calls it (`objectives.base.Apply`)."""
+class Applied:
+    """A model with its parameters, as an objective calls it (`objectives.base.Apply`)."""
 
-    def apply(batch: Batch, *, rng, method=None):
-        rngs = {} if rng is None else {"dropout": rng}
-        named = ByName("feature", batch)
-        outputs = model.apply(
-            {"params": params}, named, train=rng is not None, rngs=rngs, method=method
+    def __init__(self, model, params, frozen: Mapping[str, "Applied"] | None = None):
+        self.model, self.params = model, params
+        self.frozen = ByName("frozen model", frozen or {})
+
+    def __call__(self, batch: Batch, *, rng, method=None, layers=False):
+        found = self.model.apply(
+            {"params": self.params},
+            ByName("feature", batch),
+            train=rng is not None,
+            rngs={} if rng is None else {"dropout": rng},
+            method=method,
+            mutable=["layers"] if layers else False,
         )
-        return ByName("output", outputs)
-
-    return apply
+        if not layers:
+            return ByName("output", found)
+        outputs, sown = found
+        leaves = jax.tree_util.tree_leaves_with_path(sown["layers"])
+        return ByName(
+            "output", {**outputs, **{sharding.path_name(path): leaf for path, leaf in leaves}}
+        )
 
 
 def make_train_step(
-    model, objective, tx: optax.GradientTransformation, *, seed: int, accumulate: int = 1
+    model,
+    objective,
+    tx: optax.GradientTransformation,
+    *,
+    seed: int,
+    accumulate: int = 1,
+    frozen: Mapping[str, Any] | None = None,
 ) -> Callable[[State, Batch], tuple[State, Metrics]]:
     """`(state, batch) -> (state, metrics)`, to be jitted with the state donated.
 
     Every denominator is a function of the batch alone, so it is counted once over the whole global
     batch; losses with several terms are exact under accumulation and data parallelism. Dropout is
-    keyed by (seed, step, micro-batch).
+    keyed by (seed, step, micro-batch). `frozen` are the modules of state.frozen, by name.
     """
 
-    def loss(params, batch, rng, counts):
+    def loss(params, fixed, batch, rng, counts):
         batch = ByName("feature", batch)
-        outputs = objective.forward(apply_to(model, params), batch, rng)
+        apply = Applied(model, params, _frozen(frozen, fixed))
+        outputs = objective.forward(apply, batch, rng)
         means = {
             name: _weighted(term, outputs, batch) / counts[name]
             for name, term in objective.terms.items()
         }
-        return sum(objective.terms[name].scale * mean for name, mean in means.items()), means
+        total = sum(objective.terms[name].scale * mean for name, mean in means.items())
+        return total, (means, outputs)
 
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
@@ -112,24 +153,30 @@ def make_train_step(
             name: jnp.maximum(batch[term.weights].sum(), 1)
             for name, term in objective.terms.items()
         }
-        gradient = jax.value_and_grad(loss, has_aux=True)
+
+        def gradient(rows, rng):
+            found = jax.value_and_grad(loss, has_aux=True)
+            (total, (means, outputs)), grads = found(state.params, state.frozen, rows, rng, counts)
+            carry = {name: jax.lax.stop_gradient(outputs[name]) for name in state.carry}
+            return (total, means, grads), carry
+
+        batch = {**batch, **state.carry}
         if accumulate == 1:
-            (total, means), grads = gradient(state.params, batch, rng, counts)
+            (total, means, grads), carry = gradient(batch, rng)
         else:
 
             def add(sums, micro):
                 index, rows = micro
-                found = gradient(state.params, rows, jax.random.fold_in(rng, index), counts)
-                return jax.tree.map(jnp.add, sums, found), None
+                found, carry = gradient(rows, jax.random.fold_in(rng, index))
+                return jax.tree.map(jnp.add, sums, found), carry
 
-            micro_batches = jax.tree.map(partial(_split_rows, accumulate), dict(batch))
-            first = jax.tree.map(lambda x: x[0], micro_batches)
-            zeros = jax.tree.map(
-                jnp.zeros_like, jax.eval_shape(gradient, state.params, first, rng, counts)
-            )
-            ((total, means), grads), _ = jax.lax.scan(
+            micro_batches = {name: _split_rows(accumulate, name, x) for name, x in batch.items()}
+            first = {name: x[0] for name, x in micro_batches.items()}
+            zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(gradient, first, rng)[0])
+            (total, means, grads), carry = jax.lax.scan(
                 add, zeros, (jnp.arange(accumulate), micro_batches)
             )
+            carry = {name: _join_rows(name, x) for name, x in carry.items()}
         updates, opt = tx.update(grads, state.opt, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = {
@@ -138,21 +185,24 @@ def make_train_step(
             "grad_norm": optax.tree.norm(grads),
             "tokens": _tokens(batch),
         }
-        return State(step=state.step + 1, params=params, opt=opt), metrics
+        return state.replace(step=state.step + 1, params=params, opt=opt, carry=carry), metrics
 
     return step
 
 
 def make_eval_step(
-    model, objective
+    model, objective, *, frozen: Mapping[str, Any] | None = None
 ) -> Callable[[State, Batch], dict[str, tuple[jax.Array, jax.Array]]]:
-    """`(state, batch) -> {term: (sum, weight)}` without dropout, on the averaged parameters
-    where there are any.
+    """`(state, batch) -> {term: (sum, weight)}` without dropout, on the averaged parameters where
+    there are any. What is carried between steps is zero: held-out rows do not follow one another.
     """
 
     def evaluate(state: State, batch: Batch):
+        batch = {**batch, **jax.tree.map(jnp.zeros_like, state.carry)}
         params = averaged(state.opt, state.params)
-        outputs = objective.forward(apply_to(model, params), batch, None)
+        outputs = objective.forward(
+            Applied(model, params, _frozen(frozen, state.frozen)), ByName("feature", batch), None
+        )
         return {
             name: (_weighted(term, outputs, batch), batch[term.weights].sum())
             for name, term in objective.terms.items()
@@ -161,17 +211,26 @@ def make_eval_step(
     return evaluate
 
 
+def _frozen(models: Mapping[str, Any] | None, params: Mapping[str, Any]) -> dict[str, Applied]:
+    return {name: Applied(model, params[name]) for name, model in (models or {}).items()}
+
+
 def _weighted(term, outputs, batch: Batch) -> jax.Array:
     return (term.values(outputs, batch) * batch[term.weights]).sum()
 
 
-def _split_rows(parts: int, x: jax.Array) -> jax.Array:
-    """[B, ...] -> [parts, B / parts, ...]. Micro-batch i takes rows i, i + parts, ...: every
-    device keeps its own rows.
+def _split_rows(parts: int, name: str, x: jax.Array) -> jax.Array:
+    """[B, ...] -> [parts, B / parts, ...] of a feature. Micro-batch i takes rows i, i + parts, ...:
+    every device keeps its own rows.
     """
     micro = jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
-    names = ("batch", "length")[: x.ndim]
-    return jax.vmap(lambda rows: sharding.constrain(rows, *names))(micro)
+    return jax.vmap(lambda rows: sharding.constrain(rows, *FEATURES[name].axes))(micro)
+
+
+def _join_rows(name: str, x: jax.Array) -> jax.Array:
+    """The inverse of `_split_rows`."""
+    rows = jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])
+    return sharding.constrain(rows, *FEATURES[name].axes)
 
 
 def _tokens(batch: Batch) -> jax.Array:
@@ -184,7 +243,7 @@ class Programs(NamedTuple):
     """The jitted functions of a run, with every argument and result laid out over the mesh.
 
     Attributes:
-      init: () -> State.
+      init: () -> State without its frozen parts.
       step: (state, batch) -> (state, metrics); the state is donated.
       evaluate: (state, batch) -> {term: (sum, weight)}.
     """
@@ -199,14 +258,19 @@ def jit_programs(plan, *, seed: int, accumulate: int) -> Programs:
     state, batch, everywhere = (
         plan.state_shardings(), plan.batch_shardings(), plan.layout.sharding(())
     )  # fmt: skip
-    step = make_train_step(plan.model, plan.objective, plan.tx, seed=seed, accumulate=accumulate)
+    step = make_train_step(
+        plan.model, plan.objective, plan.tx, seed=seed, accumulate=accumulate, frozen=plan.frozen
+    )
     return Programs(
-        init=jax.jit(make_init(plan.model, plan.tx, plan.features, seed=seed), out_shardings=state),
+        init=jax.jit(
+            make_init(plan.model, plan.tx, plan.features, seed=seed),
+            out_shardings=state.replace(frozen={}),
+        ),
         step=jax.jit(
             step, in_shardings=(state, batch), out_shardings=(state, everywhere), donate_argnums=0
         ),
         evaluate=jax.jit(
-            make_eval_step(plan.model, plan.objective),
+            make_eval_step(plan.model, plan.objective, frozen=plan.frozen),
             in_shardings=(state, batch),
             out_shardings=everywhere,
         ),

@@ -29,6 +29,7 @@ from flaxlm.errors import ConfigError
 from flaxlm.losses import Readout
 from flaxlm.nn import masks
 from flaxlm.nn.attention import Attention
+from flaxlm.nn.block import Block, pre_norm
 from flaxlm.nn.compute import Compute
 from flaxlm.nn.dropout import Dropout
 from flaxlm.nn.embed import Embed, Head, padded
@@ -122,35 +123,20 @@ gated_gelu = partial(
 )
 
 
-class Block(nn.Module):
-    """One layer: self-attention, attention to `memory` if there is one, feed-forward; pre-norm."""
-
-    size: Size
-    mlp: Callable[..., nn.Module]
-
-    @nn.compact
-    def __call__(self, x_BLD, mask, bias, memory_BSD, memory_mask, *, train):
-        size = self.size
-        drop = partial(Dropout(size.dropout, shared=(1,), name="dropout"), train=train)
-        norm = partial(RMSNorm, size.eps)
-        attention = partial(
-            Attention,
-            heads=size.heads,
-            head_dim=size.head_dim,
-            query_init=variance_scaling(1.0 / size.head_dim, "fan_in", "normal"),
-            kernel_init=_attention_init,
-            dropout=size.dropout,
-        )
-        y_BLD = norm(name="attention_norm")(x_BLD)
-        y_BLD = attention(name="attention")(y_BLD, y_BLD, mask=mask, bias=bias, train=train)
-        x_BLD = x_BLD + drop(y_BLD)
-        if memory_BSD is not None:
-            y_BLD = attention(name="cross_attention")(
-                norm(name="cross_norm")(x_BLD), memory_BSD, mask=memory_mask, bias=None, train=train
-            )
-            x_BLD = x_BLD + drop(y_BLD)
-        mlp = self.mlp(inner=size.mlp, dropout=size.dropout, name="mlp")
-        return x_BLD + drop(mlp(norm(name="mlp_norm")(x_BLD), train=train))
+def _block(size: Size, mlp: Callable[..., nn.Module]) -> nn.Module:
+    """One layer; dropout noise is shared along the length."""
+    dropout = partial(Dropout, size.dropout, shared=(-2,))
+    attention = partial(
+        Attention,
+        size.heads,
+        size.head_dim,
+        kernel_init=_attention_init,
+        query_init=variance_scaling(1.0 / size.head_dim, "fan_in", "normal"),
+        dropout=dropout,
+        out_dropout=dropout,
+    )
+    mlp = partial(mlp, inner=size.mlp, dropout=dropout, out_dropout=dropout)
+    return Block(attention, mlp, partial(RMSNorm, size.eps), pre_norm, name="layers")
 
 
 class Tower(nn.Module):
@@ -170,15 +156,16 @@ class Tower(nn.Module):
     @nn.compact
     def __call__(self, x_BLD, mask, memory_BSD=None, memory_mask=None, *, train):
         size, length = self.size, x_BLD.shape[1]
-        drop = partial(Dropout(size.dropout, shared=(1,), name="dropout"), train=train)
+        drop = partial(Dropout(size.dropout, shared=(-2,), name="dropout"), train=train)
         bias = RelativeBias(
             size.heads, size.buckets, size.max_distance, self.two_sided, name="bias"
         )(length, length)
         x_BLD = stack(
-            Block(size, self.mlp, name="layers"),
+            _block(size, self.mlp),
             drop(x_BLD),
             mask,
             bias,
+            None,
             memory_BSD,
             memory_mask,
             depth=self.depth,

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable
-from functools import reduce
+from functools import partial, reduce
 
 import flax.linen as nn
 import jax
@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from flaxlm.nn.dropout import Dropout
-from flaxlm.nn.linear import matmul
-from flaxlm.sharding import axis_size, constrain, param
+from flaxlm.nn.linear import project
+from flaxlm.sharding import axis_size, constrain
 
 _MASKED = -1e30  # finite: a row without any visible key becomes uniform instead of NaN
 
@@ -43,12 +43,16 @@ def attend(
     Returns:
       [B, Q, H, K] in q's type.
     """
-    s_BHQS = jnp.einsum("BQHK,BSHK->BHQS", q_BQHK, k_BSHK, preferred_element_type=jnp.float32)
-    if bias is not None:
-        s_BHQS = _add_bias(s_BHQS, bias)
+    s_BHQS = scores(q_BQHK, k_BSHK, bias)
     w_BHQS = jax.nn.softmax(jnp.where(mask, s_BHQS, _MASKED), axis=-1)
     w_BHQS = dropout(w_BHQS.astype(q_BQHK.dtype))
     return jnp.einsum("BHQS,BSHK->BQHK", w_BHQS, v_BSHK)
+
+
+def scores(q_BQHK: jax.Array, k_BSHK: jax.Array, bias: jax.Array | None) -> jax.Array:
+    """[B, H, Q, S] fp32 attention scores before mask and softmax; arguments as `attend`."""
+    s_BHQS = jnp.einsum("BQHK,BSHK->BHQS", q_BQHK, k_BSHK, preferred_element_type=jnp.float32)
+    return s_BHQS if bias is None else _add_bias(s_BHQS, bias)
 
 
 @jax.custom_vjp
@@ -74,21 +78,28 @@ _add_bias.defvjp(lambda s_BHQS, bias_1HQS: (_add_bias(s_BHQS, bias_1HQS), None),
 
 
 class Attention(nn.Module):
-    """Multi-head attention without biases: kernels query, key, value [D, H*K] and out [H*K, D].
+    """Multi-head attention: kernels query, key, value [D, H*K] and out [H*K, D], biases if wanted.
 
     Attributes:
       heads: H.
       head_dim: K; H * K need not be D.
-      query_init: initializer of the query kernel.
-      kernel_init: initializer of the other kernels.
-      dropout: rate on the attention weights, noise shared by all queries.
+      kernel_init: initializer of the kernels.
+      query_init, out_init: of the query and out kernels; None: as `kernel_init`.
+      bias_init: initializer of the biases query_bias, key_bias, ...; None: there are none.
+      scale: of the queries, usually K^-0.5; 1.0 where the query initializer holds it (T5).
+      dropout: makes the dropout of the attention weights [B, H, Q, S].
+      out_dropout: makes the dropout of the result.
     """
 
     heads: int
     head_dim: int
-    query_init: Callable
     kernel_init: Callable
-    dropout: float
+    query_init: Callable | None = None
+    out_init: Callable | None = None
+    bias_init: Callable | None = None
+    scale: float = 1.0
+    dropout: Callable[..., nn.Module] = partial(Dropout, 0.0)
+    out_dropout: Callable[..., nn.Module] = partial(Dropout, 0.0)
 
     @nn.compact
     def __call__(
@@ -97,32 +108,46 @@ class Attention(nn.Module):
         memory_BSD: jax.Array,
         *,
         mask: jax.Array,
-        bias: jax.Array | None,
+        bias: jax.Array | None = None,
+        rotation: Callable[[jax.Array], jax.Array] | None = None,
         train: bool,
     ) -> jax.Array:
-        """[B, Q, D]: `x` attends to `memory`, which is `x` in self-attention; for the rest see
-        `attend`.
+        """[B, Q, D]: `x` attends to `memory`, which is `x` in self-attention.
+
+        Args:
+          mask, bias: see `attend`.
+          rotation: turns queries and keys [B, L, H, K] by their positions (nn.positions.Rotation).
         """
         inner = self.heads * self.head_dim
 
-        def project(x, name, init, length):
-            kernel = self.param(
-                name, param(init, "embed", "heads"), (x.shape[-1], inner), jnp.float32
-            )
-            y = checkpoint_name(matmul(x, kernel), "qkv")
-            y = y.reshape(*x.shape[:2], self.heads, self.head_dim)
+        def heads_of(x, name, init, length):
+            init = init or self.kernel_init
+            y = project(self, name, x, inner, ("embed", "heads"), init, self.bias_init)
+            y = checkpoint_name(y, "qkv").reshape(*x.shape[:2], self.heads, self.head_dim)
             return constrain(y, "batch", length, "heads", "head_dim")
 
+        q_BQHK = heads_of(x_BQD, "query", self.query_init, "length")
+        k_BSHK = heads_of(memory_BSD, "key", None, "keys")
+        v_BSHK = heads_of(memory_BSD, "value", None, "keys")
+        if rotation is not None:
+            q_BQHK, k_BSHK = rotation(q_BQHK), rotation(k_BSHK)
+        if self.scale != 1.0:
+            q_BQHK = q_BQHK * self.scale
+        if self.is_mutable_collection("layers"):  # someone asked for them: see step.Applied
+            self.sow("layers", "scores", scores(q_BQHK, k_BSHK, bias), reduce_fn=_last)
         out_BQHK = attend(
-            project(x_BQD, "query", self.query_init, "length"),
-            project(memory_BSD, "key", self.kernel_init, "keys"),
-            project(memory_BSD, "value", self.kernel_init, "keys"),
+            q_BQHK,
+            k_BSHK,
+            v_BSHK,
             mask=mask,
             bias=bias,
-            dropout=lambda w: Dropout(self.dropout, shared=(2,), name="dropout")(w, train=train),
+            dropout=lambda w: self.dropout(name="dropout")(w, train=train),
         )
+        init, out_BQI = self.out_init or self.kernel_init, out_BQHK.reshape(*x_BQD.shape[:2], inner)
         width = x_BQD.shape[-1]
-        out = self.param(
-            "out", param(self.kernel_init, "heads", "embed"), (inner, width), jnp.float32
-        )
-        return matmul(out_BQHK.reshape(*x_BQD.shape[:2], inner), out)
+        y_BQD = project(self, "out", out_BQI, width, ("heads", "embed"), init, self.bias_init)
+        return self.out_dropout(name="out_dropout")(y_BQD, train=train)
+
+
+def _last(old, new):
+    return new

@@ -11,8 +11,8 @@ class Dropout(nn.Module):
 
     Attributes:
       rate: in [0, 1).
-      shared: dims along which the noise is the same. T5 shares it along the length
-        (mesh-tensorflow's noise shape).
+      shared: dims along which the noise is the same, counted from the end if negative. T5 shares it
+        along the length, (-2,) (mesh-tensorflow's noise shape).
     """
 
     rate: float

@@ -60,3 +60,34 @@ class Head(nn.Module):
         self.kernel_DV = self.param(
             "kernel", param(self.kernel_init, "embed", "vocab"), shape, jnp.float32
         )
+
+
+class Table(nn.Module):
+    """A small table that is whole on every device: positions, token types.
+
+    Attributes:
+      rows: entries.
+      width: D.
+      kernel_init: initializer of the table.
+      dtype: type of the results.
+      axis: dim name of the rows, "positions" or "types".
+    """
+
+    rows: int
+    width: int
+    kernel_init: Callable
+    dtype: jnp.dtype
+    axis: str
+
+    def setup(self):
+        self.table_ND = self.param(
+            "table", param(self.kernel_init, self.axis, "embed"), (self.rows, self.width),
+            jnp.float32,
+        )  # fmt: skip
+
+    def __call__(self, ids_BL: jax.Array) -> jax.Array:
+        """[B, L, D]: the rows `ids`, clipped to the table (the plan refuses rows too long)."""
+        table_ND = constrain(self.table_ND.astype(self.dtype), self.axis, "width")
+        return constrain(
+            jnp.take(table_ND, ids_BL, axis=0, mode="clip"), "batch", "length", "width"
+        )

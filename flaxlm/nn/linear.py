@@ -1,10 +1,63 @@
 """Products with weight matrices, which are [in, out] in fp32. `I` in, `O` out."""
 
+from collections.abc import Callable
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
+
+from flaxlm.sharding import param
+
+
+def project(
+    module: nn.Module,
+    name: str,
+    x: jax.Array,
+    features: int,
+    axes: tuple[str, str],
+    kernel_init: Callable,
+    bias_init: Callable | None,
+) -> jax.Array:
+    """[..., features]: `x` [..., I] through the kernel `name` and the bias `<name>_bias` of
+    `module`.
+
+    Args:
+      axes: dim names of the kernel; a bias that comes back to the "embed" dim has "width" there.
+      bias_init: None leaves the bias out.
+    """
+    shape = (x.shape[-1], features)
+    kernel_IO = module.param(name, param(kernel_init, *axes), shape, jnp.float32)
+    y = matmul(x, kernel_IO)
+    if bias_init is None:
+        return y
+    axis = "width" if axes[1] == "embed" else axes[1]
+    bias_O = module.param(f"{name}_bias", param(bias_init, axis), (features,), jnp.float32)
+    return y + bias_O.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
+
+
+class Linear(nn.Module):
+    """One product and a bias: poolers, heads, changes of width. Parameters kernel, kernel_bias.
+
+    Attributes:
+      features: O.
+      kernel_init: initializer of the kernel [I, O].
+      bias_init: initializer of the bias [O]; None leaves it out.
+      axes: dim names of the kernel.
+    """
+
+    features: int
+    kernel_init: Callable
+    bias_init: Callable | None = jax.nn.initializers.zeros
+    axes: tuple[str, str] = ("embed", "width")
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., O] in x's type."""
+        return project(
+            self, "kernel", x, self.features, self.axes, self.kernel_init, self.bias_init
+        )
 
 
 def matmul(x: jax.Array, kernel_IO: jax.Array, *, dtype=None) -> jax.Array:

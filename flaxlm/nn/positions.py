@@ -1,16 +1,165 @@
-"""T5's relative position bias: one learned number per head and bucket of distances.
+"""How a stack knows the order of its tokens: position encodings as exchangeable parts.
 
-`H` heads, `Q` queries, `S` keys.
+A family takes a `Position` and lets it come in at three places: added to the embeddings, added to
+the attention scores, turning queries and keys. Each encoding uses one of them and leaves the others
+as they are, so any of them goes with any family.
+
+`B` batch, `L` length, `D` width, `H` heads, `Q` queries, `S` keys, `K` head dim.
 """
 
 import math
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 
 from flaxlm.sharding import constrain, param
+
+
+class Rotation(struct.PyTreeNode):
+    """Turns pairs of channels of [B, L, H, K] by angles: multiply by cos, swapped partner by sin.
+
+    Attributes:
+      cos, sin: [B or 1, L, 1, R] fp32, R <= K channels that turn; the sign of a pair's first member
+        is in sin.
+      interleaved: pairs are channels (2i, 2i + 1), else (i, i + R / 2).
+    """
+
+    cos: jax.Array
+    sin: jax.Array
+    interleaved: bool = struct.field(pytree_node=False, default=False)
+
+    def __call__(self, x_BLHK: jax.Array) -> jax.Array:
+        """[B, L, H, K] in x's type, computed in fp32."""
+        turning = self.cos.shape[-1]
+        x = x_BLHK[..., :turning].astype(jnp.float32)
+        if self.interleaved:
+            partner = jnp.flip(x.reshape(*x.shape[:-1], -1, 2), axis=-1).reshape(x.shape)
+        else:
+            partner = jnp.roll(x, turning // 2, axis=-1)
+        turned = (x * self.cos + partner * self.sin).astype(x_BLHK.dtype)
+        rest = x_BLHK[..., turning:]
+        return jnp.concatenate([turned, rest], axis=-1) if rest.shape[-1] else turned
+
+
+class Position(nn.Module):
+    """Base of the encodings: no position at all."""
+
+    def embed(self, x_BLD: jax.Array, positions_BL: jax.Array) -> jax.Array:
+        """[B, L, D] token embeddings with what is added to them at `positions`."""
+        return x_BLD
+
+    def bias(self, heads: int, queries: int, keys: int) -> jax.Array | None:
+        """[1, H, Q, S] fp32 added to the attention scores, or None; both sides start at 0."""
+        return None
+
+    def rotation(self, positions_BL: jax.Array, head_dim: int) -> Rotation | None:
+        """What turns queries and keys, or None."""
+        return None
+
+
+class Learned(Position):
+    """A table of learned positions (BERT, GPT).
+
+    Attributes:
+      rows: longest position + 1 - offset.
+      kernel_init: initializer of the table.
+      offset: row of position 0.
+    """
+
+    rows: int
+    kernel_init: Callable = jax.nn.initializers.normal(0.02)
+    offset: int = 0
+
+    @nn.compact
+    def embed(self, x_BLD, positions_BL):
+        table_ND = self.param(
+            "table", param(self.kernel_init, "positions", "embed"),
+            (self.rows, x_BLD.shape[-1]), jnp.float32,
+        )  # fmt: skip
+        table_ND = constrain(table_ND.astype(x_BLD.dtype), "positions", "width")
+        return x_BLD + jnp.take(table_ND, positions_BL + self.offset, axis=0, mode="clip")
+
+
+class Sinusoidal(Position):
+    """Fixed sines and cosines (Vaswani et al. 2017, section 3.5).
+
+    Attributes:
+      interleaved: sine and cosine of a frequency side by side, as in the paper; else all sines,
+        then all cosines, as in tensor2tensor and fairseq, whose exponents run to the end of the
+        half: i / (D / 2 - 1).
+      base: longest wavelength / 2 pi.
+    """
+
+    interleaved: bool = True
+    base: float = 10_000.0
+
+    def embed(self, x_BLD, positions_BL):
+        width = x_BLD.shape[-1]
+        half = width // 2
+        steps = np.arange(half) / (half if self.interleaved else half - 1)
+        angle_BLF = positions_BL[..., None].astype(jnp.float32) * jnp.asarray(
+            self.base**-steps, jnp.float32
+        ).reshape(1, 1, -1)
+        waves = [jnp.sin(angle_BLF), jnp.cos(angle_BLF)]
+        if self.interleaved:
+            table_BLD = jnp.stack(waves, axis=-1).reshape(*positions_BL.shape, 2 * half)
+        else:
+            table_BLD = jnp.concatenate(waves, axis=-1)
+        return x_BLD + table_BLD.astype(x_BLD.dtype)
+
+
+class Rotary(Position):
+    """RoPE (Su et al. 2021, section 3.2): queries and keys turn by position times frequency.
+
+    Attributes:
+      interleaved: pairs (2i, 2i + 1), as in the paper, RoFormer and GPT-J; else (i, i + half), as
+        in GPT-NeoX and Llama.
+      share: of the channels of a head that turn (GPT-NeoX: 0.25).
+      base: of the wavelengths.
+    """
+
+    interleaved: bool = False
+    share: float = 1.0
+    base: float = 10_000.0
+
+    def rotation(self, positions_BL, head_dim):
+        turning = int(head_dim * self.share) // 2 * 2
+        frequency = self.base ** -(np.arange(0, turning, 2) / turning)
+        angle_BLP = positions_BL[..., None].astype(jnp.float32) * jnp.asarray(
+            frequency, jnp.float32
+        ).reshape(1, 1, -1)
+        cos, sin = jnp.cos(angle_BLP), jnp.sin(angle_BLP)
+        if self.interleaved:
+            cos, sin = jnp.repeat(cos, 2, axis=-1), jnp.stack([-sin, sin], axis=-1)
+            sin = sin.reshape(cos.shape)
+        else:
+            cos = jnp.concatenate([cos, cos], axis=-1)
+            sin = jnp.concatenate([-sin, sin], axis=-1)
+        return Rotation(cos[:, :, None], sin[:, :, None], interleaved=self.interleaved)
+
+
+class Alibi(Position):
+    """ALiBi (Press et al. 2022): scores fall linearly with the distance, steeper head by head."""
+
+    def bias(self, heads, queries, keys):
+        distance_QS = jnp.arange(queries)[:, None] - jnp.arange(keys)[None, :]
+        slope_H = jnp.asarray(slopes(heads), jnp.float32)
+        bias_HQS = -slope_H[:, None, None] * jnp.abs(distance_QS)[None].astype(jnp.float32)
+        return constrain(bias_HQS, "heads", "length", "keys")[None]
+
+
+def slopes(heads: int) -> np.ndarray:
+    """[H] of ALiBi: 2^(-8i/H) for a power of two; else those of the next lower one, then every
+    second slope of the next higher one (the published code).
+    """
+    lower = 2 ** int(math.log2(heads))
+    regular = 2.0 ** (-8 * np.arange(1, lower + 1) / lower)
+    extra = 2.0 ** (-4 * np.arange(1, 2 * (heads - lower) + 1, 2) / lower)
+    return np.concatenate([regular, extra])
 
 
 def buckets(distance: np.ndarray, *, count: int, max_distance: int, two_sided: bool) -> np.ndarray:

@@ -8,7 +8,7 @@ counts and what it is divided by.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 
@@ -21,11 +21,22 @@ Outputs = Mapping[str, Any]  # what a model returns, by name
 
 class Apply(Protocol):
     """The model with its parameters: `apply(batch, rng=key) -> outputs`; `rng=None` switches
-    dropout off.
+    dropout off. `layers` adds what every layer sows, stacked: "layers/hidden" [N, B, L, D],
+    "layers/attention/scores" [N, B, H, Q, S] (before mask and softmax).
+
+    Attributes:
+      frozen: by the names of `experiment.frozen`, models that are never trained.
     """
 
+    frozen: Mapping[str, "Apply"]
+
     def __call__(
-        self, batch: Batch, *, rng: jax.Array | None, method: str | None = None
+        self,
+        batch: Batch,
+        *,
+        rng: jax.Array | None,
+        method: str | None = None,
+        layers: bool = False,
     ) -> Outputs: ...
 
 
@@ -57,7 +68,22 @@ class Example:
 
 
 class Objective(ABC):
-    """Base of all objectives; subclasses are frozen dataclasses of numbers."""
+    """Base of all objectives; subclasses are frozen dataclasses of numbers.
+
+    Class attributes:
+      packings: the values of `Data.packing` whose rows the objective can use.
+      symbols: special ids the vocabulary must have, names of `data.vocab.SPECIAL`; checked before
+        the first step.
+      partners: how many more rows `prepare` gets with every row (`Rows.partners`), each a random
+        row of the same corpus: where the second text of a random pair comes from.
+      measured: (term, feature of targets, feature of weights) of the loss that is compared with the
+        entropy of its targets after the run.
+    """
+
+    packings: ClassVar[tuple[str, ...]] = ("stream", "split", "pack")
+    symbols: ClassVar[tuple[str, ...]] = ()
+    partners: ClassVar[int] = 0
+    measured: ClassVar[tuple[str, str, str]] = ("text_nll", "targets", "text_weights")
 
     @abstractmethod
     def window(self, length: int) -> int:
