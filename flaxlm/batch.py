@@ -69,6 +69,12 @@ FEATURES: dict[str, Feature] = {
     ),
     "slot_targets": Feature(_SLOTS, np.int32, "the id to predict at each slot", ids=True),
     "slot_weights": Feature(_SLOTS, np.float32, "1 for a slot in use, 0 for one that is not"),
+    "order": Feature(
+        _POSITIONS, np.int32, "place of a token in the order of a permutation; see `reach`"
+    ),
+    "reach": Feature(
+        _POSITIONS, np.int32, "a position sees those whose `order` is below this, and itself"
+    ),
     "labels": Feature(("batch",), np.int32, "class of the row, such as: is B the text after A"),
     "label_weights": Feature(("batch",), np.float32, "weight of the row's label; 0 without text"),
     "memory": Feature(

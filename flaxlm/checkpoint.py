@@ -67,7 +67,7 @@ class Checkpoints:
         if keep < 1:
             raise ConfigError(f"run.keep={keep}: at least 1 checkpoint must be kept")
         for name in ("absl", "asyncio"):
-            logging.getLogger(name).addFilter(_quiet)
+            logging.getLogger(name).addFilter(quiet)
         self.directory = prepare_run_dir(directory)
         self.identity = dict(identity)
         self._keep = keep
@@ -295,7 +295,7 @@ def _facts(state) -> dict:
     }
 
 
-def _quiet(record: logging.LogRecord) -> bool:
+def quiet(record: logging.LogRecord) -> bool:
     """Keep Orbax's own lines and tracebacks for debugging: what matters is reported here."""
     theirs = "orbax" in record.pathname or "orbax" in record.getMessage()
     return not theirs or log.isEnabledFor(logging.DEBUG)

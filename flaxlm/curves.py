@@ -41,8 +41,13 @@ class Curves(Protocol):
     def series(self, key: str, kind: str = "train") -> tuple[list[int], list[float]]: ...
 
 
-def draw(runs: Sequence[Curves]) -> bytes:
-    """The picture of the runs as the bytes of a PNG."""
+def draw(runs: Sequence[Curves], *, metric: str = "") -> bytes:
+    """The picture of the runs as the bytes of a PNG.
+
+    Args:
+      metric: the held-out metric of the large panel; "": the loss in training, held-out loss as
+        dots.
+    """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -53,7 +58,11 @@ def draw(runs: Sequence[Curves]) -> bytes:
             2, 3, height_ratios=(3, 2), hspace=0.34, wspace=0.26,
             left=0.06, right=0.96 - 0.0068 * max(longest, 15), top=0.94, bottom=0.065,
         )  # fmt: skip
-        _loss(figure.add_subplot(grid[0, :]), runs)
+        large = figure.add_subplot(grid[0, :])
+        if metric:
+            _held_out(large, runs, metric)
+        else:
+            _loss(large, runs)
         _panel(figure.add_subplot(grid[1, 0]), runs, "lr", "learning rate")
         _panel(figure.add_subplot(grid[1, 1]), runs, "grad_norm", "gradient norm")
         speed = figure.add_subplot(grid[1, 2])
@@ -101,6 +110,18 @@ def _loss(axes, runs: Sequence[Curves]) -> None:
         margin = 0.06 * (high - low or abs(high) or 1.0)
         # The first steps of a run fall from far above; the frame is for the rest.
         axes.set_ylim(low - margin, high + margin)
+    _labels(axes, labels)
+
+
+def _held_out(axes, runs: Sequence[Curves], metric: str) -> None:
+    labels = []
+    for index, run in enumerate(runs):
+        steps, values = run.series(metric, "eval")
+        colour = _colour(index)
+        axes.plot(steps, values, linewidth=1.6, marker="o", markersize=4.5, **colour)
+        finite = [value for value in values if math.isfinite(value)]
+        labels += [(value, _short(run.name), colour["color"]) for value in finite[-1:]]
+    _frame(axes, f"held out: {metric}")
     _labels(axes, labels)
 
 

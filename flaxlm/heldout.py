@@ -2,6 +2,7 @@
 to read.
 """
 
+import functools
 from collections.abc import Iterable, Mapping
 
 import jax
@@ -38,6 +39,36 @@ def evaluate(
         "loss": sum(objective.terms[name].scale * mean for name, mean in means.items()),
         **means,
     }
+
+
+class Evaluation:
+    """The evaluation of a run: `evaluate` on its held-out batches, with a yardstick beside it.
+
+    "gain" is how many nats the loss that `objective.measured` names lies under the unigram entropy
+    of its targets. It can be compared between objectives as far as their inputs can; with several
+    processes, none of which has all targets, it is left out.
+    """
+
+    def __init__(self, eval_step, objective, feed, held_out):
+        """`feed` makes global arrays of the host batches `held_out`; else as `evaluate`."""
+        self._step, self._objective, self._feed = eval_step, objective, feed
+        self._held_out = held_out
+
+    @functools.cached_property
+    def entropy(self) -> float | None:
+        """See `unigram_entropy`."""
+        if jax.process_count() > 1 or not len(self._held_out):
+            return None
+        _, targets, weights = self._objective.measured
+        return unigram_entropy(self._held_out, targets=targets, weights=weights)
+
+    def __call__(self, state) -> dict[str, float]:
+        batches = map(self._feed, self._held_out)
+        found = evaluate(self._step, self._objective, state, batches)
+        term = self._objective.measured[0]
+        if term not in found or self.entropy is None:
+            return found
+        return {**found, "gain": self.entropy - found[term]}
 
 
 def unigram_entropy(
@@ -78,16 +109,9 @@ def examples(model, objective, state, features: Features, vocab, *, count: int =
     predicted = np.where(
         predicted < vocab.size, predicted, vocab.unk
     )  # the model may have rows to spare
-    # A prediction ends with its first eos; what follows is noise.
-    after_eos = np.cumsum(predicted == vocab.eos, axis=1) - (predicted == vocab.eos) > 0
-    kept = {
-        **rows,
-        "targets": np.where(after_eos, vocab.pad, predicted),
-        "weights": (~after_eos).astype(np.float32),
-        "decoder_segments": (~after_eos).astype(np.int32),
-    }
+    guessed = objective.guessed(rows, predicted.astype(np.int32), vocab)
     lines = []
-    pairs = zip(objective.show(rows, vocab), objective.show(kept, vocab), strict=True)
+    pairs = zip(objective.show(rows, vocab), objective.show(guessed, vocab), strict=True)
     for number, (true, guess) in enumerate(pairs, 1):
         lines += [
             f"held-out example {number}",
@@ -107,21 +131,18 @@ def report(directory, model, objective, state, found: Mapping[str, float], held_
 
     Args:
       directory: the run directory.
-      found: of `evaluate`.
+      found: of an `Evaluation`.
       held_out: batches of host features.
     """
     step, alone = int(state.step), jax.process_count() == 1
     lines = [f"held-out after step {step}: " + " ".join(f"{k} {v:.4f}" for k, v in found.items())]
-    term, targets, weights = objective.measured
-    entropy = unigram_entropy(held_out, targets=targets, weights=weights) if alone else None
-    if entropy is not None and term in found:
-        gain = entropy - found[term]
+    if "gain" in found:
+        loss, gain = found[objective.measured[0]], found["gain"]
         lines.append(
-            f"held-out text tokens: loss {found[term]:.3f} nat, unigram entropy "
-            f"{entropy:.3f} nat: "
+            f"held-out text tokens: loss {loss:.3f} nat, unigram entropy {loss + gain:.3f} nat: "
             f"{abs(gain):.3f} nat {'under' if gain >= 0 else 'over'} it"
         )
-        found = {**found, "unigram_entropy": entropy, "gain": gain}
+        found = {**found, "unigram_entropy": loss + gain}
     samples = (
         examples(model, objective, state, held_out[0], vocab) if alone and len(held_out) else ""
     )

@@ -84,15 +84,54 @@ def cross_entropy(readout: Readout, targets: jax.Array) -> tuple[jax.Array, jax.
     Returns:
       (nll, log_z), both [B, L] fp32. log_z is log sum exp of the logits (for z-loss).
     """
-    batch, length, _ = readout.hidden.shape
-    chunks = _chunks(batch, length, readout.width, readout.length)
 
     def score(hidden, targets):
         logits = constrain(readout.logits(hidden), "batch", readout.length, "vocab")
         return _token_loss(logits, targets)
 
+    return _in_chunks(readout, score, targets)
+
+
+def sample(readout: Readout, key: jax.Array) -> jax.Array:
+    """[B, L] int32: one id per position, drawn from the softmax of its logits. Not differentiable.
+
+    Gumbel noise is added to the logits and the largest taken, which is an exact draw (Maddison et
+    al. 2014); chunked as `cross_entropy` is.
+    """
+    rows, length, _ = readout.hidden.shape
+    keys = jax.random.split(key, (rows, length))
+
+    def draw(hidden, keys):
+        logits = constrain(readout.logits(hidden), "batch", readout.length, "vocab")
+        noise = jax.vmap(jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[-1:])))(keys)
+        return jnp.argmax(logits + noise, axis=-1).astype(jnp.int32)
+
+    return jax.lax.stop_gradient(_in_chunks(readout, draw, keys))
+
+
+def soft_cross_entropy(student: Readout, teacher: Readout, temperature: float) -> jax.Array:
+    """[B, L] fp32: KL divergence of the student's distribution from the teacher's, both softened by
+    `temperature`, per position and not yet multiplied by its square. No gradient to the teacher.
+    """
+
+    def score(hidden, teacher_hidden):
+        logits = constrain(student.logits(hidden), "batch", student.length, "vocab")
+        wanted = jax.lax.stop_gradient(teacher.logits(teacher_hidden))
+        log_p = jax.nn.log_softmax(logits / temperature, axis=-1)
+        log_q = jax.nn.log_softmax(wanted[..., : logits.shape[-1]] / temperature, axis=-1)
+        return (jnp.exp(log_q) * (log_q - log_p)).sum(axis=-1)
+
+    return _in_chunks(student, score, teacher.hidden)
+
+
+def _in_chunks(readout: Readout, function, *others):
+    """`function(hidden, *others)` over all positions, a part of them at a time where their logits
+    would be too large. Results are [B, L], one array or a tuple.
+    """
+    batch, length, _ = readout.hidden.shape
+    chunks = _chunks(batch, length, readout.width, readout.length)
     if chunks == 1:
-        return score(readout.hidden, targets)
+        return function(readout.hidden, *others)
 
     # Chunk i holds positions i, i + chunks, ...: with the length sharded over devices, every device
     # works in every chunk. The checkpoint makes the backward pass recompute a chunk's logits
@@ -103,10 +142,10 @@ def cross_entropy(readout: Readout, targets: jax.Array) -> tuple[jax.Array, jax.
     def join(x):
         return jnp.moveaxis(x, 0, 2).reshape(batch, length)
 
-    nll, log_z = jax.lax.map(
-        jax.checkpoint(lambda chunk: score(*chunk)), (split(readout.hidden), split(targets))
+    found = jax.lax.map(
+        jax.checkpoint(lambda chunk: function(*chunk)), tuple(map(split, (readout.hidden, *others)))
     )
-    return join(nll), join(log_z)
+    return jax.tree.map(join, found)
 
 
 def _chunks(batch: int, length: int, width: int, name: str) -> int:

@@ -111,7 +111,7 @@ def check_same(manifest: Mapping, *, identity: Mapping, tree: Tree, name: str) -
 
     Args:
       manifest: of the checkpoint.
-      identity: of this run; "vocab" and "data" are compared.
+      identity: of this run; all but "experiment" is compared, on both sides.
       tree: paths, shapes and dtypes of the state of this run.
       name: of the checkpoint, for messages.
 
@@ -119,8 +119,8 @@ def check_same(manifest: Mapping, *, identity: Mapping, tree: Tree, name: str) -
       MissingInput: naming both sides.
       ConfigError: with a table of the first arrays that differ.
     """
-    for key in ("vocab", "data"):
-        before, now = manifest["identity"][key], identity[key]
+    for key in sorted({*manifest["identity"], *identity} - {"experiment"}):
+        before, now = manifest["identity"].get(key), identity.get(key)
         if before != now:
             raise MissingInput(
                 f"{name} was made with another {key}: {before}, and this run has {now}; "

@@ -84,12 +84,13 @@ class Meter:
             if it is time: values |= meter.read(tokens=...)
 
     Args:
-      flops: of the model for one step over the whole global batch, or None if not known.
+      flops: of the model for one step over the whole global batch, or None if not known; may be
+        set anew after a `read`.
       peak: FLOP/s of all devices together, or None if not known; without it no mfu is claimed.
     """
 
     def __init__(self, *, flops: float | None = None, peak: float | None = None):
-        self._flops, self._peak = flops, peak
+        self.flops, self._peak = flops, peak
         self.restart()
 
     def restart(self) -> None:
@@ -128,8 +129,8 @@ class Meter:
             "seconds_per_step": seconds / steps,
             "data_wait": waited / seconds,
         }
-        if self._flops and self._peak:
-            speed["mfu"] = self._flops * steps / seconds / self._peak
+        if self.flops and self._peak:
+            speed["mfu"] = self.flops * steps / seconds / self._peak
         return speed
 
 

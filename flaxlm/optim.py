@@ -1,4 +1,4 @@
-"""Optimizers and schedules: values that become optax transformations.
+"""Optimizers: values that become optax transformations. Their learning rates: `schedules`.
 
 Every matrix is [in, out] and may be stacked over layers. Statistics that an optimizer takes over a
 whole parameter (Adafactor's factors, update clipping and parameter scale, LAMB's trust ratio,
@@ -16,99 +16,36 @@ import jax.numpy as jnp
 import optax
 import optax.contrib
 
-from flaxlm.errors import ConfigError
+from flaxlm.errors import ConfigError, nearest
+from flaxlm.schedules import (
+    Constant,
+    Cosine,
+    InverseSquareRoot,
+    Linear,
+    LinearFromStart,
+    Schedule,
+    WarmupStableDecay,
+)
 from flaxlm.sharding import path_name
 
+__all__ = [
+    "Adafactor",
+    "AdamW",
+    "Constant",
+    "Cosine",
+    "InverseSquareRoot",
+    "Lamb",
+    "Linear",
+    "LinearFromStart",
+    "Muon",
+    "Optimizer",
+    "Schedule",
+    "WarmupStableDecay",
+    "average",
+    "averaged",
+]
+
 Axes = Mapping[str, tuple[str, ...]]  # parameter path -> dim names
-
-
-class Schedule(ABC):
-    """Learning rate as a function of the step. Subclasses are frozen dataclasses of numbers."""
-
-    @abstractmethod
-    def build(self, steps: int) -> optax.Schedule:
-        """The optax schedule of a run of `steps` steps; its argument counts from 0."""
-
-
-@dataclass(frozen=True)
-class Constant(Schedule):
-    peak: float
-    warmup: int = 0
-
-    def build(self, steps):
-        return _after_warmup(optax.constant_schedule(self.peak), self.peak, self.warmup)
-
-
-@dataclass(frozen=True)
-class Linear(Schedule):
-    """Linear decay from `peak` after the warmup to `end` at the last step (BERT)."""
-
-    peak: float
-    warmup: int = 0
-    end: float = 0.0
-
-    def build(self, steps):
-        decay = optax.linear_schedule(self.peak, self.end, max(steps - self.warmup, 1))
-        return _after_warmup(decay, self.peak, self.warmup)
-
-
-@dataclass(frozen=True)
-class Cosine(Schedule):
-    """Half a cosine from `peak` after the warmup to `end` at the last step (GPT)."""
-
-    peak: float
-    warmup: int = 0
-    end: float = 0.0
-
-    def build(self, steps):
-        decay = optax.cosine_decay_schedule(
-            self.peak, max(steps - self.warmup, 1), self.end / self.peak
-        )
-        return _after_warmup(decay, self.peak, self.warmup)
-
-
-@dataclass(frozen=True)
-class InverseSquareRoot(Schedule):
-    """scale / sqrt(max(step, warmup)): constant during the warmup (T5 section 3.1.2: scale 1,
-    warmup 10^4).
-
-    With `ramp`, rises linearly during the warmup instead (the original transformer).
-    """
-
-    scale: float = 1.0
-    warmup: int = 10_000
-    ramp: bool = False
-
-    def build(self, steps):
-        def rate(step):
-            rate = self.scale / jnp.sqrt(jnp.maximum(step, max(self.warmup, 1)).astype(jnp.float32))
-            return rate * jnp.minimum(1.0, (step + 1) / max(self.warmup, 1)) if self.ramp else rate
-
-        return rate
-
-
-@dataclass(frozen=True)
-class WarmupStableDecay(Schedule):
-    """Linear warmup, constant, then linear decay over the last `decay` steps to `end`."""
-
-    peak: float
-    warmup: int = 0
-    decay: int = 0
-    end: float = 0.0
-
-    def build(self, steps):
-        stable = optax.constant_schedule(self.peak)
-        fall = optax.linear_schedule(self.peak, self.end, max(self.decay, 1))
-        after = max(steps - self.warmup - self.decay, 0)
-        return _after_warmup(optax.join_schedules([stable, fall], [after]), self.peak, self.warmup)
-
-
-def _after_warmup(schedule: optax.Schedule, peak: float, warmup: int) -> optax.Schedule:
-    if not warmup:
-        return schedule
-    # The first step of a ramp of w steps trains at peak / w, not at 0.
-    ramp = lambda step: peak * (step + 1) / warmup
-    return optax.join_schedules([ramp, schedule], [warmup])
 
 
 @dataclass(frozen=True)
@@ -118,6 +55,8 @@ class Optimizer(ABC):
     Attributes:
       schedule: learning rate.
       clip: the global norm of the gradients is clipped to this; 0 is off.
+      clip_each: the norm of each parameter's gradient is clipped to this (TinyBERT, ERNIE: 1),
+        after `clip`; 0 is off.
       decay: decoupled weight decay, on matrices only (no norms, biases, relative position tables).
       ema: decay rate of an exponential moving average of the parameters, which evaluation then
         uses; 0 is off.
@@ -125,8 +64,21 @@ class Optimizer(ABC):
 
     schedule: Schedule
     clip: float = 1.0
+    clip_each: float = 0.0
     decay: float = 0.0
     ema: float = 0.0
+
+    def __post_init__(self):
+        for name in ("clip", "clip_each", "decay"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"optimizer.{name}={getattr(self, name)}: must be 0 or more")
+        for name in ("ema", "b1", "b2", "momentum"):
+            if hasattr(self, name) and not 0 <= getattr(self, name) < 1:
+                raise ConfigError(
+                    f"optimizer.{name}={getattr(self, name)}: a decay rate lies in [0, 1)"
+                )
+        if hasattr(self, "eps") and not self.eps > 0:
+            raise ConfigError(f"optimizer.eps={self.eps}: must be above 0 (1e-8, 1e-6)")
 
     @abstractmethod
     def direction(self, axes: Axes) -> optax.GradientTransformation:
@@ -138,9 +90,9 @@ class Optimizer(ABC):
         """The whole transformation, for parameters with these dim names and a run of `steps`
         steps.
         """
-        if not 0 <= self.ema < 1:
-            raise ConfigError(f"optimizer.ema={self.ema}: a decay rate lies in [0, 1)")
         chain = [optax.clip_by_global_norm(self.clip)] if self.clip else []
+        if self.clip_each:
+            chain += [_per_layer(lambda path: optax.clip_by_global_norm(self.clip_each), axes)]
         chain += [self.direction(axes), optax.scale_by_learning_rate(self.schedule.build(steps))]
         chain += [average(self.ema)] if self.ema else []
         return optax.chain(*chain)
@@ -148,16 +100,33 @@ class Optimizer(ABC):
 
 @dataclass(frozen=True)
 class AdamW(Optimizer):
-    """Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019).
+
+    Attributes:
+      b1, b2: decay rates of the first and second moment.
+      eps: added to the root of the second moment.
+      debias: divide the moments by 1 - b^t; False is BERT's Adam (bert/optimization.py), whose
+        first steps are (1 - b1) / sqrt(1 - b2) = 3.2 times as large.
+      decay_on: "matrices", or "all": norms and biases too, as fairseq (RoBERTa, BART).
+    """
 
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-8
+    debias: bool = True
+    decay_on: str = "matrices"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.decay_on not in ("matrices", "all"):
+            known = nearest(self.decay_on, ["matrices", "all"])
+            raise ConfigError(f"optimizer.decay_on={self.decay_on!r}: {known}")
 
     def direction(self, axes):
-        return optax.chain(
-            optax.scale_by_adam(self.b1, self.b2, self.eps), _decay(self.decay, axes)
-        )
+        adam = _scale_by_adam(self.b1, self.b2, self.eps, debias=self.debias)
+        if self.decay_on == "all":
+            return optax.chain(adam, optax.add_decayed_weights(self.decay))
+        return optax.chain(adam, _decay(self.decay, axes))
 
 
 @dataclass(frozen=True)
@@ -188,17 +157,22 @@ class Adafactor(Optimizer):
 
 @dataclass(frozen=True)
 class Lamb(Optimizer):
-    """LAMB (You et al. 2020): Adam whose step per matrix has the norm of the matrix. Norms and
-    biases take Adam's step.
+    """LAMB (You et al. 2020): Adam whose step per matrix, decay included, has the norm of the
+    matrix. Norms and biases take Adam's step, and so does a matrix whose norm or step is 0.
+
+    Attributes:
+      b1, b2, eps: as `AdamW`.
+      debias: as `AdamW`; ALBERT's LAMB (albert/lamb_optimizer.py) has False.
     """
 
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-6
+    debias: bool = True
 
     def direction(self, axes):
         def choose(path):
-            adam = optax.scale_by_adam(self.b1, self.b2, self.eps)
+            adam = _scale_by_adam(self.b1, self.b2, self.eps, debias=self.debias)
             if not _is_decayed(axes[path]):
                 return adam
             return optax.chain(
@@ -238,6 +212,21 @@ def _is_decayed(axes: tuple[str, ...]) -> bool:
     return len([name for name in axes if name != "layers"]) >= 2 and "buckets" not in axes
 
 
+def _scale_by_adam(b1: float, b2: float, eps: float, *, debias: bool):
+    """optax's, or the same without dividing the moments by 1 - b^t."""
+    corrected = optax.scale_by_adam(b1, b2, eps)
+    if debias:
+        return corrected
+
+    def update(updates, state, params=None):
+        mu = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mu, updates)
+        nu = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, state.nu, updates)
+        steps = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), mu, nu)
+        return steps, state._replace(count=state.count + 1, mu=mu, nu=nu)
+
+    return optax.GradientTransformation(corrected.init, update)
+
+
 def _decay(rate: float, axes: Axes) -> optax.GradientTransformation:
     if not rate:
         return optax.identity()
@@ -270,7 +259,7 @@ def _per_layer(
     """
 
     def over_layers(path, function):
-        return jax.vmap(function) if axes[path][0] == "layers" else function
+        return jax.vmap(function) if axes[path][:1] == ("layers",) else function
 
     def flat(tree):
         return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}

@@ -85,8 +85,8 @@ def describe(experiment: Experiment, overrides: Overrides = ()) -> str:
     return "\n".join(f"{a:{widths[0]}}  {b:{widths[1]}}  {c}".rstrip() for a, b, c in rows)
 
 
-def to_json(experiment: Experiment) -> dict:
-    """The experiment as JSON values; a dataclass is {"class": ..., ...}."""
+def to_json(experiment: Experiment | nn.Module) -> dict:
+    """The experiment, or its model, as JSON values; a dataclass is {"class": ..., ...}."""
     return _encode(experiment, ())
 
 

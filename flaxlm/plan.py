@@ -1,5 +1,6 @@
 """A run traced abstractly, before data is prepared, a device touched or a program compiled."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from flaxlm.batch import FEATURES
 from flaxlm.data.random import RowRandom
 from flaxlm.data.rows import Rows
 from flaxlm.errors import ConfigError
-from flaxlm.step import MissingName, State, init_params, make_init, make_train_step
+from flaxlm.step import MissingName, State, carried, init_params, make_init, make_train_step
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Plan:
     """A run traced abstractly: shapes, dim names, layout, bytes. No device has been touched.
 
     Attributes:
-      features: {feature: ShapeDtypeStruct} of the global batch.
+      phases: {first step: {feature: ShapeDtypeStruct} of the global batch} of each phase.
       state: State of ShapeDtypeStructs.
       axes: {parameter path: dim names}.
       tx: the optimizer, as it was traced.
@@ -34,12 +35,17 @@ class Plan:
     model: Any
     objective: Any
     layout: sharding.Layout
-    features: Mapping[str, jax.ShapeDtypeStruct]
+    phases: Mapping[int, Mapping[str, jax.ShapeDtypeStruct]]
     state: State
     axes: Mapping[str, tuple[str, ...]]
     tx: optax.GradientTransformation
     frozen: Mapping[str, Any] = field(default_factory=dict)
     frozen_axes: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+
+    @property
+    def features(self) -> Mapping[str, jax.ShapeDtypeStruct]:
+        """Of the first phase."""
+        return self.phases[0]
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -51,13 +57,12 @@ class Plan:
     def parameters(self) -> int:
         return sum(math.prod(shape) for shape in self.shapes.values())
 
-    def train_flops(self) -> float:
-        """Matrix FLOPs of one training step over the global batch: three times the forward pass,
-        no recomputation.
+    def train_flops(self, step: int = 0) -> float:
+        """Matrix FLOPs of training step `step` over the global batch: three times the forward
+        pass, no recomputation.
         """
-        return 3 * self.model.flops(
-            {name: feature.shape for name, feature in self.features.items()}
-        )
+        features = self.phases[max(start for start in self.phases if start <= step)]
+        return 3 * self.model.flops({name: feature.shape for name, feature in features.items()})
 
     def map_state(self, function: Callable) -> State:
         """`function(leaf, dim names)` of every leaf of the state."""
@@ -91,21 +96,26 @@ class Plan:
         return math.prod(leaf.shape) * leaf.dtype.itemsize // parts
 
     def bytes_per_device(self) -> dict[str, int]:
-        """Bytes one device holds of the parameters, the rest of the state (optimizer) and one
-        batch.
+        """Bytes one device holds of the parameters, frozen models, the rest of the state
+        (optimizer) and one batch of the largest phase.
         """
 
         sizes = self.map_state(self.local_bytes)
-        params, everything = (sum(jax.tree.leaves(tree)) for tree in (sizes.params, sizes))
-        batch = sum(
-            self.local_bytes(leaf, FEATURES[name].axes) for name, leaf in self.features.items()
+        params, frozen, everything = (
+            sum(jax.tree.leaves(tree)) for tree in (sizes.params, sizes.frozen, sizes)
         )
-        return {"parameters": params, "optimizer": everything - params, "batch": batch}
+        batch = max(
+            sum(self.local_bytes(leaf, FEATURES[name].axes) for name, leaf in features.items())
+            for features in self.phases.values()
+        )
+        optimizer = everything - params - frozen
+        return {"parameters": params, "frozen": frozen, "optimizer": optimizer, "batch": batch}
 
 
 def trace_features(objective, *, length: int, batch: int, vocab) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of the global batch, found by preparing one blank row."""
     row = Rows.of(np.full((1, objective.window(length)), vocab.unk))
+    row = dataclasses.replace(row, partners=(row,) * objective.partners)
     features = objective.prepare(row, RowRandom(0, row.index), vocab)
     return {
         name: jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype) for name, x in features.items()
@@ -131,15 +141,14 @@ def make_plan(experiment, layout: sharding.Layout, vocab) -> Plan:
         experiment.run,
     )
     _check_numbers(run, data)
-    step = layout.parts("batch") * run.accumulate
-    if data.batch % step:
-        legal = sorted({max(data.batch // step, 1) * step, (data.batch // step + 1) * step})
-        raise ConfigError(
-            f"data.batch={data.batch} rows cannot be split over {layout.parts('batch')} batch "
-            f"shard(s) of the mesh x "
-            f"run.accumulate={run.accumulate}; nearest that work: {' or '.join(map(str, legal))}"
-        )
-    features = trace_features(objective, length=data.length, batch=data.batch, vocab=vocab)
+    _check_rows(model, objective, data)
+    _check_batches(data, layout.parts("batch"), run.accumulate)
+    phases = {
+        phase.start: trace_features(objective, length=phase.length, batch=phase.batch, vocab=vocab)
+        for phase in data.course
+    }
+    features = phases[0]
+    by_length = {phase.length: phases[phase.start] for phase in data.course}
     with sharding.using(layout):
         try:
             boxed = jax.eval_shape(partial(init_params, model, features, seed=run.seed))
@@ -155,7 +164,9 @@ def make_plan(experiment, layout: sharding.Layout, vocab) -> Plan:
             train_step = make_train_step(
                 model, objective, tx, seed=run.seed, accumulate=run.accumulate, frozen=frozen
             )
-            jax.eval_shape(train_step, state, dict(features))
+            _check_carried(model, phases, data)
+            for shapes in by_length.values():
+                jax.eval_shape(train_step, state, dict(shapes))
         except MissingName as error:
             raise ConfigError(
                 f"{type(objective).__name__} and {type(model).__module__}.{type(model).__name__} "
@@ -164,7 +175,7 @@ def make_plan(experiment, layout: sharding.Layout, vocab) -> Plan:
             ) from error
     frozen_axes = {name: sharding.axes_of(boxed) for name, boxed in fixed.items()}
     found = Plan(
-        model, objective, layout, features, state, axes, tx, frozen=frozen, frozen_axes=frozen_axes
+        model, objective, layout, phases, state, axes, tx, frozen=frozen, frozen_axes=frozen_axes
     )
     sharding.check_params(found.shapes, axes, layout)
     return found
@@ -195,9 +206,66 @@ def _check_numbers(run, data) -> None:
         "run.eval_batches": (run.eval_batches, 1),
         "run.save_every": (run.save_every, 0),
         "run.keep": (run.keep, 1),
-        "data.batch": (data.batch, 1),
-        "data.length": (data.length, 2),
     }
+    starts = [phase.start for phase in data.course]
+    for at, phase in enumerate(data.course):
+        where = _where(at)
+        least |= {f"{where}.batch": (phase.batch, 1), f"{where}.length": (phase.length, 2)}
+        if at:
+            least[f"{where}.start"] = (phase.start, starts[at - 1] + 1)
     for name, (value, smallest) in least.items():
         if value < smallest:
             raise ConfigError(f"{name}={value}: must be at least {smallest}")
+
+
+def _where(at: int) -> str:
+    """What declares the phase number `at` of a run."""
+    return f"data.phases.{at - 1}" if at else "data"
+
+
+def _check_rows(model, objective, data) -> None:
+    name = type(objective).__name__
+    if data.packing not in objective.packings:
+        raise ConfigError(
+            f"data.packing={data.packing}: {name} takes {' or '.join(objective.packings)}"
+        )
+    longest = getattr(model, "longest", None)  # models without a table of positions have none
+    for at, phase in enumerate(data.course):
+        if longest is not None and phase.length > longest:
+            raise ConfigError(
+                f"{_where(at)}.length={phase.length}: {type(model).__module__} has a table of "
+                f"{longest} positions; at most that many, or a larger model.size"
+            )
+        if data.packing == "continue" and phase.batch != data.batch:
+            raise ConfigError(
+                f"{_where(at)}.batch={phase.batch}: under data.packing=continue every row goes on "
+                f"for the whole run; it must stay {data.batch}"
+            )
+
+
+def _check_carried(model, phases, data) -> None:
+    kept = [carried(model, features) for features in phases.values()]
+    if kept[0] and data.packing != "continue":
+        raise ConfigError(
+            f"data.packing={data.packing}: {type(model).__module__} with this size carries "
+            "a memory from step to step, so its rows must go on where they ended: continue"
+        )
+    for at, found in enumerate(kept):
+        if found != kept[0]:
+            raise ConfigError(
+                f"{_where(at)}: {type(model).__module__} carries a memory from step to step, and a "
+                "phase of other sizes would change its shape"
+            )
+
+
+def _check_batches(data, shards: int, accumulate: int) -> None:
+    step = shards * accumulate
+    for at, phase in enumerate(data.course):
+        if phase.batch % step:
+            below = phase.batch // step
+            legal = sorted({max(below, 1) * step, (below + 1) * step})
+            raise ConfigError(
+                f"{_where(at)}.batch={phase.batch} rows cannot be split over {shards} batch "
+                f"shard(s) of the mesh x run.accumulate={accumulate}; nearest that work: "
+                f"{' or '.join(map(str, legal))}"
+            )

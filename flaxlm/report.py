@@ -1,6 +1,7 @@
-"""`python -m flaxlm.report RUN [RUN ...]`: the curves of runs, as a PNG and an HTML page.
+"""`python -m flaxlm.report RUN [RUN ...]`: the curves of runs, as a PNG, an HTML page and Markdown.
 
-The page stands alone: the picture is inside it, and it loads nothing.
+The page stands alone: the picture is inside it, and it loads nothing. The Markdown is for notes: a
+link to the picture and the table of final values, a run per line.
 """
 
 import base64
@@ -19,7 +20,8 @@ from flaxlm.errors import ConfigError, DataError, MissingInput, StorageError, co
 from flaxlm.metrics import FILE, read_lines
 
 FLAGS = {
-    "--out": Flag("write PREFIX.png and PREFIX.html (RUN/report; ./report for several)", "PREFIX"),
+    "--out": Flag("write PREFIX.png, .html and .md (RUN/report; ./report for several)", "PREFIX"),
+    "--metric": Flag("draw this held-out metric instead of the loss, such as gain", "NAME"),
     "--help": HELP,
 }
 
@@ -95,16 +97,30 @@ def main(argv: list[str]) -> int | None:
         if run.torn:
             print(f"{run.name}: {run.torn} line(s) of {FILE} were cut in half and are left out")
     prefix = arguments["--out"] or (str(paths[0] / "report") if len(paths) == 1 else "report")
-    png, page = Path(f"{prefix}.png"), Path(f"{prefix}.html")
-    picture = draw(runs)
+    png, page, notes = (Path(f"{prefix}.{suffix}") for suffix in ("png", "html", "md"))
+    check_metric(runs, arguments["--metric"])
+    picture = draw(runs, metric=arguments["--metric"] or "")
     try:
         png.parent.mkdir(parents=True, exist_ok=True)
         png.write_bytes(picture)
         page.write_text(make_page(runs, picture), encoding="utf-8")
+        notes.write_text(make_notes(runs, png.name), encoding="utf-8")
     except OSError as error:
         raise StorageError(f"{prefix}: {error.strerror}") from error
-    print(f"wrote {png} and {page}")
+    print(f"wrote {png}, {page} and {notes}")
     return None
+
+
+def check_metric(runs: list[RunLog], metric: str | None) -> None:
+    """Refuse a held-out metric that a run does not have.
+
+    Raises:
+      ConfigError: naming what it has.
+    """
+    for run in runs:
+        if metric and metric not in run.evaluated:
+            known = ", ".join(run.evaluated) or "no held-out metric"
+            raise ConfigError(f"--metric {metric}: {run.name} has {known}")
 
 
 def short_names(paths: list[Path]) -> list[str]:
@@ -139,7 +155,8 @@ def final_values(run: RunLog) -> dict[str, str]:
     for name in run.evaluated:
         values = run.series(name, "eval")[1]
         table[f"held-out {name}, last"] = f"{values[-1]:.4f}"
-        table[f"held-out {name}, best"] = f"{min(values):.4f}"
+        best = max if name == "gain" or name.endswith("accuracy") else min
+        table[f"held-out {name}, best"] = f"{best(values):.4f}"
     for name, key, reduce, write in _ROWS:
         values = run.series(key)[1]
         finite = [value for value in values if math.isfinite(value)]
@@ -211,6 +228,25 @@ def make_page(runs: list[RunLog], picture: bytes) -> str:
         f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{html.escape(title)}'
         f"</title>\n<style>{_STYLE}</style>\n{body}\n</html>\n"
     )
+
+
+def make_notes(runs: list[RunLog], picture: str) -> str:
+    """The Markdown: the picture by name, and a table of the last held-out values."""
+    values = [final_values(run) for run in runs]
+    wanted = ("steps", "tokens / s, median", "time, first to last line")
+    names = dict.fromkeys(name for table in values for name in table)
+    columns = [n for n in names if n in wanted or (n.startswith("held-out") and "last" in n)]
+    shown = [name.removeprefix("held-out ").removesuffix(", last") for name in columns]
+    lines = [
+        f"![{', '.join(run.name for run in runs)}]({picture})",
+        "",
+        "| run | " + " | ".join(shown) + " |",
+        "|---" * (len(columns) + 1) + "|",
+    ]
+    for run, table in zip(runs, values, strict=True):
+        cells = [table[name] if name in table else "" for name in columns]
+        lines.append(f"| {run.name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def _table(runs: list[RunLog], rows: dict[str, list[str]]) -> str:

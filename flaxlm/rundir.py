@@ -4,6 +4,7 @@ experiment.json    the resolved experiment, complete
 experiment.py      the file that declared it
 command.txt        how the run was started, a line for every start
 environment.json   versions and devices
+vocab.model        the vocabulary, whatever its kind
 metrics.jsonl, tensorboard/, checkpoints/, evaluation.json, samples.txt, RUN.lock
 """
 
@@ -47,6 +48,23 @@ def open_run(loaded) -> Iterator[tuple[Path, RunLock]]:
     with RunLock(directory) as lock:
         from_first(lambda: _write_identity(directory, loaded))
         yield directory, lock
+
+
+def keep_vocab(directory: Path, vocab) -> None:
+    """Leave the vocabulary in the run directory, so that the run can be used without its data.
+    Collective.
+
+    Raises:
+      StorageError: it cannot be written.
+    """
+    path = directory / "vocab.model"
+    from_first(lambda: None if path.exists() else write_whole(path, vocab.model))
+
+
+def has_checkpoints(directory: Path) -> bool:
+    """Whether a run directory has steps, damaged ones included. Collective."""
+    steps = directory / "checkpoints"
+    return from_first(lambda: any(path.name.isdecimal() for path in steps.glob("*")))
 
 
 def write_json(path: Path, value) -> None:

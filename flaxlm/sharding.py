@@ -211,7 +211,7 @@ def constrain(x: jax.Array, *axes: str) -> jax.Array:
     spec = layout.spec(axes)
     for name, dim in zip(axes, x.shape, strict=True):
         _check_divides(f"activation {axes}", name, dim, layout)
-    if layout.mesh is None or not any(spec):
+    if layout.mesh is None or layout.mesh.size == 1:
         return x
     return jax.lax.with_sharding_constraint(x, NamedSharding(layout.mesh, spec))
 

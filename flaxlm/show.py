@@ -3,7 +3,6 @@
 The examples are the first rows a run of the experiment trains on, corrupted as in that run.
 """
 
-import dataclasses
 import shutil
 import sys
 import unicodedata
@@ -46,14 +45,21 @@ def examples(experiment, count: int) -> list:
     from flaxlm.data.batches import Batches
     from flaxlm.data.prepared import open_data
 
-    # A row depends on its number and not on the batch around it, so a batch of `count` rows is the
-    # head of the run.
-    data = dataclasses.replace(experiment.data, batch=count)
+    objective, data = experiment.objective, experiment.data
     prepared = open_data(data)
+    prepared.vocab.require(*objective.symbols)
+    # A row does not depend on the rows around it, so only the first of a batch are made.
     batches = Batches(
-        prepared.train, experiment.objective, prepared.vocab, data=data, seed=experiment.run.seed
+        prepared.train,
+        objective,
+        prepared.vocab,
+        data=data,
+        seed=experiment.run.seed,
+        rows=slice(count),
     )
-    return experiment.objective.show(batches[0], prepared.vocab)[:count]
+    steps = range(-(-count // data.batch))
+    shown = [objective.show(batches[step], prepared.vocab) for step in steps]
+    return [example for examples in shown for example in examples][:count]
 
 
 def beside(left: str, right: str, columns: int) -> str:

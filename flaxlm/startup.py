@@ -15,7 +15,8 @@ from flaxlm.sharding import AXES, abstract_layout, path_name
 
 def banner(plan: Plan, loaded, overrides, directory, start: int, batches, held_out) -> str:
     """The lines printed at start: what runs, on what, how large, from where."""
-    run, rows, layout = loaded.experiment.run, loaded.experiment.data.batch, plan.layout
+    run, data, layout = loaded.experiment.run, loaded.experiment.data, plan.layout
+    rows = data.batch
     size, shards = plan.bytes_per_device(), layout.parts("batch")
     devices = layout.mesh.devices
     mesh = " x ".join(f"{axis}={ways}" for axis, ways in layout.sizes.items() if ways > 1) or "1"
@@ -34,10 +35,15 @@ def banner(plan: Plan, loaded, overrides, directory, start: int, batches, held_o
             f"{feature} {list(x.shape[1:])}"
             for feature, x in plan.features.items()
             if feature.endswith("tokens")
+        )
+        + "".join(
+            f"; after {phase.start:,} steps {phase.batch} rows of length {phase.length}"
+            for phase in data.phases
         ),
         "per device": f"parameters {mebibytes(size['parameters'])} + gradients "
         f"{mebibytes(size['parameters'])} + "
-        f"optimizer {mebibytes(size['optimizer'])} + batch {mebibytes(size['batch'])}, "
+        + (f"frozen {mebibytes(size['frozen'])} + " if size["frozen"] else "")
+        + f"optimizer {mebibytes(size['optimizer'])} + batch {mebibytes(size['batch'])}, "
         f"activations on top",
         "data": f"{sum(count.tokens for count in counts):,} tokens in "
         f"{sum(count.documents for count in counts):,} "
@@ -81,7 +87,8 @@ def parameter_table(plan: Plan) -> str:
     size = plan.bytes_per_device()
     lines.append(
         f"{plan.parameters:,} parameters; per device: parameters {mebibytes(size['parameters'])}, "
-        f"optimizer {mebibytes(size['optimizer'])}, batch {mebibytes(size['batch'])}"
+        + (f"frozen {mebibytes(size['frozen'])}, " if size["frozen"] else "")
+        + f"optimizer {mebibytes(size['optimizer'])}, batch {mebibytes(size['batch'])}"
     )
     return "\n".join(lines)
 
@@ -93,9 +100,7 @@ def check_memory(plan: Plan) -> None:
       ConfigError: with both numbers and what would help.
     """
     size = plan.bytes_per_device()
-    need = (
-        2 * size["parameters"] + size["optimizer"] + size["batch"]
-    )  # gradients are as large as the parameters
+    need = sum(size.values()) + size["parameters"]  # gradients are as large as the parameters
     devices = plan.layout.mesh.local_devices
     stats = devices[0].memory_stats() if devices[0].platform != "cpu" else None
     if stats and "bytes_limit" in stats:
@@ -107,7 +112,8 @@ def check_memory(plan: Plan) -> None:
         return
     if need > have:
         raise ConfigError(
-            f"the state needs {mebibytes(need)} (parameters, gradients, optimizer) and {where} "
+            f"the state needs {mebibytes(need)} (parameters, gradients, optimizer"
+            f"{', frozen models' if size['frozen'] else ''}) and {where} "
             f"has {mebibytes(have)}: "
             f"split it over more devices (mesh.fsdp), or take a smaller model.size"
         )
@@ -119,4 +125,5 @@ def check_room(directory, plan: Plan) -> None:
     Raises:
       RunDirError: with the numbers.
     """
-    check_space(directory, sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(plan.state)))
+    saved = jax.tree.leaves(plan.state.replace(frozen={}))
+    check_space(directory, sum(x.size * x.dtype.itemsize for x in saved))

@@ -61,9 +61,10 @@ def train(loaded, overrides=()) -> int:
     from flaxlm.overrides import to_json
     from flaxlm.plan import check_vocab, make_plan
     from flaxlm.preempt import StopSignal
-    from flaxlm.rundir import open_run
+    from flaxlm.rundir import has_checkpoints, keep_vocab, open_run
     from flaxlm.startup import banner, check_memory, check_room
     from flaxlm.step import jit_programs
+    from flaxlm.warm import read_warm
 
     experiment, run, data = loaded.experiment, loaded.experiment.run, loaded.experiment.data
     distributed.initialize()
@@ -73,9 +74,13 @@ def train(loaded, overrides=()) -> int:
     check_memory(plan)
     with open_run(loaded) as (directory, lock), StopSignal() as stop, sharding.using(layout):
         check_room(directory, plan)
+        warm = read_warm(experiment, plan, resumes=has_checkpoints(directory))
         corpora = open_data(data)
         vocab, objective = corpora.vocab, plan.objective
         check_vocab(plan.model, vocab)
+        warm.check_vocab(vocab)
+        keep_vocab(directory, vocab)
+        vocab.require(*objective.symbols)
         feed = Feed(plan)
         batches = Batches(corpora.train, objective, vocab, data=data, seed=run.seed, rows=feed.rows)
         held_out = EvalBatches(
@@ -83,35 +88,40 @@ def train(loaded, overrides=()) -> int:
         )
         programs = jit_programs(plan, seed=run.seed, accumulate=run.accumulate)
         identity = {
-            "experiment": to_json(experiment), "vocab": vocab.sha256, "data": batches.fingerprint
+            "experiment": to_json(experiment), "vocab": vocab.sha256, "data": batches.fingerprint,
+            **warm.identity,
         }  # fmt: skip
         first = jax.process_index() == 0
         with Checkpoints(
             directory / "checkpoints", keep=run.keep, identity=identity
         ) as checkpoints:
             state, start = checkpoints.restore(plan.abstract_state()) or (None, 0)
+            if state is None and experiment.start and warm.start is None:
+                warm = read_warm(experiment, plan, resumes=False)  # no step was complete
             if first:
                 print(
                     banner(plan, loaded, overrides, directory, start, batches, held_out), flush=True
                 )
-            state = programs.init() if state is None else state
+                print("".join(f"{line}\n" for line in warm.lines), end="", flush=True)
+            state = warm.begin(programs.init(), plan) if state is None else state
+            state = warm.with_frozen(state, plan)
 
-            def evaluate(state):
-                return heldout.evaluate(programs.evaluate, objective, state, map(feed, held_out))
+            evaluate = heldout.Evaluation(programs.evaluate, objective, feed, held_out)
 
             def save(step, state):
                 lock.check()
-                checkpoints.save(step, state)
+                checkpoints.save(step, state.replace(frozen={}))
 
-            meter = Meter(flops=plan.train_flops(), peak=total_peak(layout.mesh))
+            meter = Meter(peak=total_peak(layout.mesh))
             with MetricsWriter(
                 directory, steps=run.steps, first_step=start + 1, active=first
             ) as writer:
                 rate = experiment.optimizer.schedule.build(run.steps)
                 log = Log(writer, meter, rate=rate, on_loss=check_finite)
                 state, found, signal = loop(
-                    state, start, run, programs.step, batches, feed, evaluate, save, log, stop
-                )
+                    state, start, run, programs.step, batches, feed, evaluate, save, log, stop,
+                    flops=plan.train_flops,
+                )  # fmt: skip
             if not signal:
                 found = evaluate(state) if found is None else found  # no step was left to make
                 text = heldout.report(
@@ -124,7 +134,7 @@ def train(loaded, overrides=()) -> int:
     return PREEMPTED if signal else 0
 
 
-def loop(state, start, run, train_step, batches, feed, evaluate, save, log, stop):
+def loop(state, start, run, train_step, batches, feed, evaluate, save, log, stop, *, flops):
     """The training loop: steps start + 1 to run.steps. Returns the last state, its evaluation (None
     if it has none) and the signal that stopped the loop, or "".
 
@@ -133,7 +143,7 @@ def loop(state, start, run, train_step, batches, feed, evaluate, save, log, stop
     """
     import jax
 
-    from flaxlm.data.batches import run_ahead
+    from flaxlm.data.ahead import run_ahead
 
     found = None
 
@@ -144,13 +154,17 @@ def loop(state, start, run, train_step, batches, feed, evaluate, save, log, stop
         for step in range(start + 1, run.steps + 1):
             with log.meter.waiting():
                 batch = feed(next(ahead))
+            compiles = step == start + 1 or batches.begins(step - 1)
+            if compiles:
+                log.write()  # the speed of the phase before
+                log.meter.flops = flops(step - 1)
             state, metrics = train_step(state, batch)
             log.write()
             log.writer.tick(step)
             log.meter.step()
-            if step == start + 1:
+            if compiles:
                 jax.block_until_ready(metrics)
-                log.meter.restart()  # it compiled
+                log.meter.restart()
             signal, last = stop.reached(step), step == run.steps
             if step == 1 or last or every(run.log_every):
                 log.later(step, metrics)

@@ -7,9 +7,10 @@ import time
 import numpy as np
 import pytest
 
-from flaxlm.data.batches import Batches, EvalBatches, run_ahead
-from flaxlm.data.spec import Data, Source
-from flaxlm.errors import DataError
+from flaxlm.data.ahead import run_ahead
+from flaxlm.data.batches import Batches, EvalBatches
+from flaxlm.data.spec import Data, Phase, Source
+from flaxlm.errors import ConfigError, DataError
 from flaxlm.objectives.causal_lm import CausalLM
 from flaxlm.objectives.prefix_lm import OneStackPrefixLM, PrefixLM
 from flaxlm.objectives.span_corruption import SpanCorruption
@@ -35,8 +36,36 @@ def two_corpora(extra=0):
     return data, [(FakeCorpus(SIZES), 3.0), (grown, 1.0)]
 
 
-@pytest.mark.parametrize("packing", ["stream", "split", "pack"])
-@pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: type(o).__name__)
+@dataclasses.dataclass(frozen=True)
+class Paired(CausalLM):
+    """Its partner's tokens stand where the targets of a language model do."""
+
+    partners = 2
+
+    def prepare(self, rows, rng, vocab):
+        assert all(np.array_equal(other.index, rows.index) for other in rows.partners)
+        first, second = (other.tokens for other in rows.partners)
+        weights = (rows.segments > 0).astype(np.float32)
+        return {
+            "tokens": rows.tokens,
+            "targets": first,
+            "decoder_tokens": second,
+            "weights": weights,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Overlapping(CausalLM):
+    """Rows move on by half their length."""
+
+    def advance(self, length):
+        return length // 2
+
+
+@pytest.mark.parametrize(
+    "packing", ["stream", "split", "pack", "sentences", "full_sentences", "continue"]
+)
+@pytest.mark.parametrize("objective", [*OBJECTIVES, Paired()], ids=lambda o: type(o).__name__)
 def test_hosts_make_the_global_batch_together(objective, packing):
     data, corpora = two_corpora()
     data = dataclasses.replace(data, packing=packing)
@@ -112,9 +141,10 @@ def test_fingerprint():
         make(dataclasses.replace(DATA, packing="pack")),
         make(dataclasses.replace(DATA, length=48)),
         make(dataclasses.replace(DATA, batch=8)),
+        make(PHASES),
         make(corpora=[(FakeCorpus(SIZES, seed=2), 1.0)]),
     ]
-    assert len({make().fingerprint, *(other.fingerprint for other in others)}) == 7
+    assert len({make().fingerprint, *(other.fingerprint for other in others)}) == 8
 
 
 def test_id_outside_the_vocabulary():
@@ -164,6 +194,117 @@ def test_evaluation_of_less_than_a_batch():
     short = evaluation(4, sizes=[100, 30], length=32)
     assert len(short) == 1
     assert (short[0]["weights"].sum(axis=1) > 0).sum() == short._rows == 3
+
+
+@pytest.mark.parametrize("packing", ["stream", "sentences"])
+def test_partners_are_other_rows_of_the_same_corpus(packing):
+    data, _ = two_corpora()
+    data = dataclasses.replace(data, packing=packing)
+    ids = np.random.default_rng(0).integers(0, 400, (2, 30, 50)) + [[[10]], [[500]]]
+    corpora = [(FakeCorpus(list(texts)), 1.0) for texts in ids]
+    batches = make(data, objective=Paired(), corpora=corpora)
+    component = batches._mixture(batches.rows_of(0))[0]
+    assert 0 < component.sum() < 16
+    features = batches[0]
+    for name in ("tokens", "targets", "decoder_tokens"):
+        values = features[name]
+        assert np.array_equal(values.max(axis=1) >= 500, component == 1), name
+        assert ((values < 10) | ((values >= 500) == component[:, None])).all(), name
+    assert not (features["tokens"] == features["targets"]).all(axis=1).any()
+    assert not (features["targets"] == features["decoder_tokens"]).all(axis=1).all()
+    assert same(make(data, objective=Paired(), corpora=corpora)[0], features)
+
+
+def test_partners_need_two_rows():
+    data = dataclasses.replace(DATA, packing="sentences")
+    with pytest.raises(DataError, match=r"fake:a: 20 tokens make one row .* Paired pairs rows"):
+        make(data, objective=Paired(), corpora=[(FakeCorpus([19]), 1.0)])
+
+
+def test_rows_continue():
+    corpus = FakeCorpus([10_000, 3000])
+    data = dataclasses.replace(DATA, packing="continue", batch=4)
+    ring = np.concatenate([np.append(text, VOCAB.eos) for text in corpus.texts])
+    for objective, advance in ((CausalLM(), 32), (Overlapping(), 16)):
+        batches = make(data, objective=objective, corpora=[(corpus, 1.0)])
+        first = int(np.flatnonzero((windows(ring, 32) == batches[0]["targets"][0]).all(axis=1))[0])
+        for step in (0, 1, 2, 50, 203, 204, 1000):  # far beyond the end of the ring
+            for row, targets in enumerate(batches[step]["targets"]):
+                begin = first + row * len(ring) // 4 + step * advance
+                assert np.array_equal(targets, windows(ring, 32)[begin % len(ring)])
+        assert batches.passes(100) == [100 * 4 * advance / len(ring)]
+        assert same(make(data, objective=objective, corpora=[(corpus, 1.0)])[50], batches[50])
+    other = make(data, objective=CausalLM(), corpora=[(corpus, 1.0)], seed=1)
+    assert not np.array_equal(other[0]["targets"], batches[0]["targets"])
+
+
+def windows(ring, width):
+    return np.lib.stride_tricks.sliding_window_view(np.append(ring, ring[: width - 1]), width)
+
+
+def test_rows_continue_in_sources_of_their_own():
+    data, corpora = two_corpora()
+    data = dataclasses.replace(data, packing="continue", batch=8)
+    batches = make(data, objective=CausalLM(), corpora=corpora)
+    assert batches.fractions == [0.75, 0.25]
+    lone = [make(dataclasses.replace(DATA, packing="continue", batch=6), objective=CausalLM())]
+    assert np.array_equal(batches[9]["targets"][:6], lone[0][9]["targets"])
+    with pytest.raises(ConfigError, match=r"data\.batch=1 is less than 2 sources"):
+        make(dataclasses.replace(data, batch=1), corpora=corpora)
+    held_out = EvalBatches(corpora, CausalLM(), VOCAB, data=data, count=2)
+    assert len(held_out) == 2 and held_out[1]["targets"].shape == (8, 32)
+
+
+PHASES = dataclasses.replace(DATA, phases=(Phase(3, 64, 8), Phase(5, 64, 4), Phase(9, 32, 16)))
+
+
+def test_phases_have_their_lengths_and_batches():
+    batches = make(PHASES, objective=CausalLM())
+    shapes = [batches[step]["tokens"].shape for step in range(12)]
+    assert shapes == [(16, 32)] * 3 + [(8, 64)] * 2 + [(4, 64)] * 4 + [(16, 32)] * 3
+    numbers = np.concatenate([batches.rows_of(step) for step in range(12)])
+    assert np.array_equal(numbers, np.arange(len(numbers)))
+    assert [step for step in range(12) if batches.begins(step)] == [0, 3, 5, 9]
+    # Before the first phase and without it, the same run.
+    assert same(batches[2], make(objective=CausalLM())[2])
+    # A length that was there before goes on with its epoch: its fourth batch.
+    assert np.array_equal(batches[9]["targets"], make(objective=CausalLM())[3]["targets"])
+    # Hosts, and batches whose share is a function of their size.
+    for step in (2, 4, 8, 10):
+        whole, half = batches[step], len(batches[step]["tokens"]) // 2
+        shares = [lambda batch: np.arange(batch // 2), lambda batch: np.arange(batch // 2, batch)]
+        parts = [make(PHASES, objective=CausalLM(), rows=rows)[step] for rows in shares]
+        assert len(parts[0]["tokens"]) == half
+        assert same({n: np.concatenate([p[n] for p in parts]) for n in whole}, whole)
+
+
+def test_phases_of_one_length_share_an_epoch():
+    data = dataclasses.replace(DATA, phases=(Phase(4, 32, 32),))
+    batches = make(data, objective=CausalLM(), corpora=[(FakeCorpus([32 * 128]), 1.0)])
+    assert batches.counts[0].rows == 128
+    epoch = np.concatenate([batches[step]["targets"] for step in range(6)])  # 4 x 16 + 2 x 32
+    assert len(epoch) == 128 == len(np.unique(epoch, axis=0))
+    assert (
+        batches.passes(6) == [1.0] and batches.passes(5) == [0.75] and batches.passes(2) == [0.25]
+    )
+
+
+def test_continued_rows_go_on_through_a_phase():
+    corpus = FakeCorpus([10_000])
+    data = dataclasses.replace(DATA, packing="continue", batch=4, phases=(Phase(3, 64, 4),))
+    batches = make(data, objective=CausalLM(), corpora=[(corpus, 1.0)])
+    row = np.concatenate([batches[step]["targets"][1] for step in range(5)])
+    assert len(row) == 3 * 32 + 2 * 64
+    ring = np.append(corpus.texts[0], VOCAB.eos)
+    assert (windows(ring, len(row)) == row).all(axis=1).any()
+
+
+def test_evaluation_has_the_last_phase():
+    held_out = EvalBatches([(FakeCorpus(SIZES), 1.0)], CausalLM(), VOCAB, data=PHASES, count=2)
+    assert held_out[1]["tokens"].shape == (16, 32)
+    data = dataclasses.replace(PHASES, phases=PHASES.phases[:2])
+    held_out = EvalBatches([(FakeCorpus(SIZES), 1.0)], CausalLM(), VOCAB, data=data, count=2)
+    assert held_out[1]["tokens"].shape == (4, 64)
 
 
 def test_run_ahead_gives_the_same_batches():

@@ -27,9 +27,10 @@ from flaxlm.data.corpus import Corpus, check_files, read_manifest
 from flaxlm.data.files import cache_folder
 from flaxlm.data.prepare import prepare
 from flaxlm.data.prepared import open_data
+from flaxlm.data.sentencepiece_vocab import SentencepieceVocab
 from flaxlm.data.sources import documents
 from flaxlm.data.spec import Data, Source, Vocabulary
-from flaxlm.data.vocab import Vocab, train_vocab
+from flaxlm.data.vocab import train_vocab
 from flaxlm.errors import ConfigError, DataError, MissingInput, RunDirError, StorageError
 
 TEXTS = [text.strip() for _, text in sorted(topics.items())[:60]]
@@ -90,6 +91,10 @@ def test_documents_come_back_as_their_tokens(whole, vocab):
         assert np.diff(corpus.offsets).tolist() == [len(tokens) for tokens, _ in got]
         assert corpus.offsets.dtype == np.int64 and isinstance(corpus.offsets, np.memmap)
         assert corpus.tokens == corpus.offsets[-1] == sum(len(tokens) for tokens, _ in got)
+        begins = [starts + begin for (_, starts), begin in zip(got, corpus.offsets, strict=False)]
+        index = corpus.sentence_offsets
+        assert index.tolist() == [*np.concatenate(begins).tolist(), corpus.tokens]
+        assert index.dtype == np.int64 and isinstance(index, np.memmap)
         order = np.random.default_rng(0).integers(0, len(corpus), 200)
         for at, (tokens, _) in zip(order, corpus.read(order), strict=True):
             assert tokens is not got[at][0] and tokens.tolist() == got[at][0].tolist()
@@ -116,6 +121,7 @@ def test_ids_above_16_bits(tmp_path, source):
         """As many ids as a large vocabulary; one per character, near the upper end."""
 
         pieces, unk, sha256, model, path = 100_000, 2, "f" * 64, b"model", ""
+        keeps_spaces = False
 
         def encode_batch(self, texts):
             return [[99_000 + ord(c) % 1000 for c in text if not c.isspace()] for text in texts]
@@ -174,7 +180,8 @@ def test_a_vocabulary_that_does_not_know_the_text_is_reported(tmp_path, capsys):
     )
     (tmp_path / "a.txt").write_text("한국어 only\nplain words\n" + "plain\n" * 10)
     source = Source(f"lines:{tmp_path}/a.txt")
-    manifest = prepare([source], Vocab(model.getvalue()), tmp_path / "c", held_out_share=0)
+    vocab = SentencepieceVocab(model.getvalue())
+    manifest = prepare([source], vocab, tmp_path / "c", held_out_share=0)
     assert manifest["splits"]["train"]["unknown"] == 1
     assert "% of the tokens of train are unknown" in capsys.readouterr().err
 
@@ -346,7 +353,7 @@ def test_a_source_that_changed_under_a_finished_chunk_is_noticed(vocab, tmp_path
 
 def _damages():
     shard = "flaxlm_corpus-train.array_record-00001-of-"
-    for name in (shard, "train.offsets.npy", "vocab.model"):
+    for name in (shard, "train.offsets.npy", "train.sentences.npy", "vocab.model"):
         yield name, "missing", lambda p: p.unlink(), "is missing"
         yield name, "truncated", lambda p: p.write_bytes(p.read_bytes()[:-1]), "bytes, the manifest"
         yield name, "empty", lambda p: p.write_bytes(b""), "has 0 bytes, the manifest says"
@@ -400,11 +407,21 @@ def test_a_swapped_shard_is_found(copied):
     assert main(["check", str(copied)]) == 65
 
 
+def test_an_index_of_other_sentences_is_found(copied):
+    index = np.load(copied / "train.sentences.npy")
+    corpus = Corpus.open(copied)
+    corpus.check(np.arange(3))
+    index[1] += 1
+    np.save(copied / "train.sentences.npy", index)
+    with pytest.raises(DataError, match=r"document 0 is not as train\.sentences\.npy says"):
+        Corpus.open(copied).check(np.arange(3))
+
+
 def test_damaged_manifests(copied):
     path = copied / "MANIFEST.json"
     manifest = json.loads(path.read_bytes())
     path.write_text(json.dumps(manifest | {"format": 99}))
-    with pytest.raises(DataError, match="format 99, this flaxlm reads 1"):
+    with pytest.raises(DataError, match="format 99, this flaxlm reads 2"):
         Corpus.open(copied)
     for content in ("", "{", "[]", "{}"):
         path.write_text(content)

@@ -8,6 +8,7 @@ import pytest
 
 from flaxlm import report, show, train
 from flaxlm.arguments import parse_argv
+from flaxlm.convert import __main__ as convert
 from flaxlm.data import __main__ as data
 from flaxlm.overrides import resolve
 
@@ -46,6 +47,8 @@ def test_commands_of_a_page(page, data_cache, tmp_path, monkeypatch, capsys):
                 resolve(arguments)
         elif module == "flaxlm.report":
             assert report.main(argv) == 66, said  # there is no such run here, and it says so
+        elif module == "flaxlm.convert":
+            assert convert.main(argv) == 66, said  # there is no such folder here, and it says so
         elif module == "flaxlm.show":
             assert show.main(argv) == 0, said
         elif module == "flaxlm.data":

@@ -436,7 +436,7 @@ def test_describe_shows_every_leaf_with_its_origin():
     assert lines["model.size.depth"] == ["model.size.depth", "2", "command", "line"]
     assert lines["run.seed"] == ["run.seed", "0", "experiment"]
     assert lines["optimizer.schedule.peak"] == ["optimizer.schedule.peak", "0.001", "experiment"]
-    assert lines["optimizer.schedule"] == ["optimizer.schedule", "[flaxlm.optim.Cosine]"]
+    assert lines["optimizer.schedule"] == ["optimizer.schedule", "[flaxlm.schedules.Cosine]"]
     assert lines["data.held_out"] == ["data.held_out", "()", "experiment"]
     assert lines["model.size.limit"][1] == "none"
     leaves = {path for path, _, _ in diff({"run": 0}, to_json(BASE))} - {"run"}
@@ -455,7 +455,7 @@ def test_json_is_complete_and_plain():
     assert json.loads(json.dumps(written, allow_nan=False)) == written
     assert written["class"] == "flaxlm.experiment.Experiment"
     assert written["model"]["size"]["widths"] == [1, 2]
-    assert written["optimizer"]["schedule"]["class"] == "flaxlm.optim.Cosine"
+    assert written["optimizer"]["schedule"]["class"] == "flaxlm.schedules.Cosine"
     assert [source["uri"] for source in written["data"]["sources"]] == ["a", "b"]
     assert written["mesh"]["rules"]["embed"] == ["fsdp"]
     infinite = dataclasses.replace(BASE, objective=Task(rate=float("inf")))

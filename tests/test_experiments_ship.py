@@ -27,9 +27,12 @@ def test_traces_at_full_size(name, request):
     assert table.count("\n") <= 60
 
 
-@pytest.mark.parametrize("name", sorted(n for n in names() if n.endswith("_c4")))
-def test_a_published_recipe_names_its_slice_and_fills_it(name):
+@pytest.mark.parametrize("name", sorted(names()))
+def test_a_recipe_for_a_slice_names_it_and_fills_it(name):
     loaded = load(name)
     mesh = loaded.experiment.mesh
+    if mesh.data == -1:  # takes what there is
+        assert "Hardware" in loaded.doc or name in ("t5_lm", "t5_prefix_lm")
+        return
     chips = mesh.slices * mesh.data * mesh.fsdp * mesh.tensor * mesh.sequence
     assert f"({chips} chips)" in loaded.doc

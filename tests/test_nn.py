@@ -45,9 +45,9 @@ def test_buckets_of_a_decoder():
 
 
 def test_relative_bias_depends_on_the_distance_alone():
-    module = RelativeBias(heads=3, count=32, max_distance=128, two_sided=True)
+    module = RelativeBias(count=32, max_distance=128, two_sided=True)
     table = np.random.default_rng(0).normal(size=(32, 3)).astype(np.float32)
-    bias = module.apply({"params": {"table": table}}, 5, 9)
+    bias = module.apply({"params": {"table": table}}, 3, 5, 9, method="bias")
     distance = np.arange(9)[None, :] - np.arange(5)[:, None]
     expected = table[buckets(distance, count=32, max_distance=128, two_sided=True)]
     np.testing.assert_array_equal(bias[0], expected.transpose(2, 0, 1))

@@ -246,7 +246,7 @@ def test_a_row_depends_on_seed_and_number_alone(objective):
     features = prepare(objective, rows, seed=3)
     for picked in ([0], [9], [15], [9, 3]):  # alone, or with another neighbour
         i = picked[0]
-        part = Rows(*(getattr(rows, f.name)[picked] for f in dataclasses.fields(Rows)))
+        part = Rows(*(getattr(rows, f.name)[picked] for f in dataclasses.fields(Rows)[:5]))
         again = prepare(objective, part, seed=3)
         assert all(np.array_equal(again[name][0], features[name][i]) for name in features)
     other = prepare(objective, rows, seed=4)

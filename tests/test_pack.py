@@ -77,8 +77,122 @@ def test_pack():
     assert sentences[1] == [True, False, True, False, False]
 
 
+# Sentences of a document: 3 + 4 tokens, 2, 1 + 2; and one of 7 tokens that no row of 5 can hold.
+SENTENCES = {"documents": [A, [], B, C], "starts": [[0, 3], [], [0], [0, 1]]}
+LONG = {"documents": [A, C], "starts": [[0], [0, 1]]}
+
+
+def test_sentences():
+    windows = Windows(FakeCorpus(**SENTENCES), width=5, packing="sentences")
+    tokens, segments, positions, sentences = rows(windows, [0, 1, 2, 3, -1])
+    assert tokens == [
+        [11, 12, 13, 0, 0],
+        [14, 15, 16, 17, 0],
+        [21, 22, 0, 0, 0],
+        [31, 32, 33, 0, 0],
+        [0, 0, 0, 0, 0],
+    ]
+    assert segments[1:4] == [[1, 1, 1, 1, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0]]
+    assert positions[1] == [0, 1, 2, 3, 0]
+    assert sentences[0] == [True, False, False, False, False]
+    assert sentences[3] == [True, True, False, False, False]
+    counts = windows.counts
+    assert (counts.rows, counts.pieces, counts.dropped, counts.full) == (4, 4, 0, 12 / 20)
+
+
+def test_full_sentences():
+    windows = Windows(FakeCorpus(**SENTENCES), width=5, packing="full_sentences")
+    tokens, segments, positions, _ = rows(windows)
+    assert tokens == [[11, 12, 13, 0, 0], [14, 15, 16, 17, 0], [21, 22, 31, 32, 33]]
+    assert segments == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 2, 2, 2]]
+    assert positions[2] == [0, 1, 0, 1, 2]
+    # A separator belongs to the sentence before it.
+    windows = Windows(FakeCorpus(**SENTENCES), width=5, packing="full_sentences", separator=1)
+    tokens, segments, _, sentences = rows(windows)
+    assert tokens == [
+        [11, 12, 13, 0, 0],
+        [14, 15, 16, 17, 1],
+        [21, 22, 1, 31, 0],
+        [32, 33, 1, 0, 0],
+    ]
+    assert segments[2:] == [[1, 1, 1, 2, 0], [1, 1, 1, 0, 0]]
+    assert sentences[2] == [True, False, False, True, False]
+
+
+def test_a_sentence_longer_than_a_row_is_cut():
+    tokens = rows(Windows(FakeCorpus(**LONG), width=5, packing="sentences"))[0]
+    assert tokens == [[11, 12, 13, 14, 15], [16, 17, 0, 0, 0], [31, 32, 33, 0, 0]]
+    tokens = rows(Windows(FakeCorpus(**LONG), width=5, packing="full_sentences"))[0]
+    assert tokens == [[11, 12, 13, 14, 15], [16, 17, 31, 32, 33]]
+    tokens = rows(Windows(FakeCorpus(**LONG), width=4, packing="full_sentences"))[0]
+    assert tokens == [[11, 12, 13, 14], [15, 16, 17, 31], [32, 33, 0, 0]]
+
+
+def slow_greedy(corpus, width, across):
+    """Token counts of the rows, one sentence after the other."""
+    found, used = [], 0
+    for text, starts in zip(corpus.texts, corpus.starts, strict=True):
+        for size in np.diff(starts, append=len(text)).tolist():
+            for piece in [width] * (size // width) + [size % width] * (size % width > 0):
+                if used + piece > width:
+                    found.append(used)
+                    used = 0
+                used += piece
+        if not across and used:
+            found.append(used)
+            used = 0
+    return found + [used] * (used > 0)
+
+
+@pytest.mark.parametrize("chunk", [7, 1 << 16])
+@pytest.mark.parametrize("packing", ["sentences", "full_sentences"])
+def test_sentences_equal_one_at_a_time(packing, chunk, monkeypatch):
+    monkeypatch.setattr("flaxlm.data.pack._SENTENCES_OF", chunk)
+    random = np.random.default_rng(2)
+    sizes = random.integers(0, 90, 200)
+    marks = [np.flatnonzero(random.random(size) < 0.1) for size in sizes]
+    starts = [np.unique([0, *m])[: max(size, 0)] for m, size in zip(marks, sizes, strict=True)]
+    corpus = FakeCorpus(sizes, starts=starts)
+    windows = Windows(corpus, width=24, packing=packing)
+    tokens, segments, _, _ = read(windows)
+    assert np.array_equal(tokens[segments > 0], np.concatenate(corpus.texts))
+    expected = slow_greedy(corpus, 24, across=packing == "full_sentences")
+    assert (segments > 0).sum(axis=1).tolist() == expected
+
+
+@pytest.mark.parametrize("packing", ["stream", "pack", "sentences", "full_sentences"])
+def test_others_are_uniform_and_never_the_row_itself(packing):
+    windows = Windows(FakeCorpus([40] * 3 + [7]), width=16, packing=packing)
+    count, number = len(windows), np.arange(4000)
+    place = np.arange(4000) % count
+    found = windows.others(place, 0, 3, number)
+    assert (found != place).all() and found.min() == 0 and found.max() == count - 1
+    if packing == "sentences":  # rows of another document
+        allowed = windows._document_of(place)[:, None] != windows._document_of(np.arange(count))
+    else:
+        allowed = place[:, None] != np.arange(count)
+    seen = np.bincount(place * count + found, minlength=count * count).reshape(count, count)
+    expected = np.array(
+        [allowed[:count][p] / allowed[p].sum() * (place == p).sum() for p in range(count)]
+    )
+    assert (seen[expected == 0] == 0).all()
+    assert (np.abs(seen - expected) <= 5 * np.sqrt(expected)).all()
+    # Of the key alone: rows may be asked for in any company.
+    some = np.array([5, 77, 3])
+    assert np.array_equal(windows.others(place[some], 0, 3, number[some]), found[some])
+    assert not np.array_equal(windows.others(place, 1, 3, number), found)
+    assert windows.others(np.array([2, -1]), 0, 3, number[:2])[1] == -1
+
+
+def test_others_in_a_corpus_of_one_document():
+    windows = Windows(FakeCorpus([80]), width=16, packing="sentences")
+    place = np.arange(len(windows))
+    found = windows.others(place, 0)
+    assert (found != place).all() and (found < len(windows)).all() and (found >= 0).all()
+
+
 @pytest.mark.parametrize("separator", [None, 1])
-@pytest.mark.parametrize("packing", ["stream", "split", "pack"])
+@pytest.mark.parametrize("packing", ["stream", "split", "pack", "sentences", "full_sentences"])
 def test_every_token_is_placed_once(packing, separator):
     random = np.random.default_rng(1)
     sizes = random.integers(0, 60, 300)

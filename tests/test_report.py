@@ -51,7 +51,21 @@ def test_one_run(tmp_path, capsys):
         ("tokens / s, median", "100k"),
     ]:
         assert re.search(rf"\|{re.escape(name)}\|+{re.escape(value)}\|", text), name
-    assert capsys.readouterr().out == f"wrote {run}/report.png and {run}/report.html\n"
+    made = ", ".join(f"{run}/report.{suffix}" for suffix in ("png", "html and"))
+    assert capsys.readouterr().out == f"wrote {made} {run}/report.md\n"
+    notes = (run / "report.md").read_text()
+    assert notes.startswith("![base](report.png)\n") and "1.2500 | 1.5000" in notes
+
+
+def test_a_held_out_metric_is_drawn_instead_of_the_loss(tmp_path, capsys):
+    run = make_run(tmp_path / "base", held_out="gain")
+    before = (main([str(run)]), (run / "report.png").read_bytes())
+    assert main([str(run), "--metric", "gain"]) == 0
+    assert (run / "report.png").read_bytes() != before[1]
+    assert final_values(read_run(run, "base"))["held-out gain, best"] == "1.2500"
+    capsys.readouterr()
+    assert main([str(run), "--metric", "accuracy"]) == 78
+    assert "base has gain, text_nll" in capsys.readouterr().err
 
 
 def test_five_runs_show_where_their_experiments_differ(tmp_path, monkeypatch):

@@ -81,7 +81,7 @@ def train(mesh, *, accumulate=1, steps=5, model=None, optimizer=None):
         axes = sharding.axes_of(boxed)
         tx = optimizer.build(axes, steps)
         abstract = jax.eval_shape(step.make_init(model, tx, shapes, seed=0))
-        plan = Plan(model, TwoTerms(), layout, shapes, abstract, axes, tx)
+        plan = Plan(model, TwoTerms(), layout, {0: shapes}, abstract, axes, tx)
         programs = step.jit_programs(plan, seed=0, accumulate=accumulate)
         state = programs.init()
         placed = jax.device_put(batch, plan.batch_shardings())

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from flaxlm import sharding
-from flaxlm.convert.t5 import from_hf, to_hf
+from flaxlm.convert import t5 as convert
+from flaxlm.convert import table
 from flaxlm.errors import ConfigError, DataError, MissingInput
 from flaxlm.losses import cross_entropy
 from flaxlm.models import t5
@@ -70,6 +71,16 @@ def tiny():
     return get
 
 
+def from_hf(tensors, model):
+    return table.read(
+        convert.table(model), tensors, ignored=convert.IGNORED, aliases=convert.ALIASES
+    )
+
+
+def to_hf(params, model):
+    return table.write(convert.table(model), params)
+
+
 CASES = load(PARITY / "t5_cases.py")
 VERSIONS = {"v1_0": t5.ModelV10, "v1_1": t5.Model}
 
@@ -91,12 +102,14 @@ def test_equals_the_published_model(case, version):
         for k in data.files
         if k.startswith(start)
     }
-    params = from_hf(tensors, size)
-    back = to_hf(params, size)
+    model = VERSIONS[version](size)
+    params = from_hf(tensors, model)
+    back = to_hf(params, model)
     assert back.keys() == tensors.keys()
     assert all(np.array_equal(back[name], tensors[name]) for name in tensors)
 
-    out = forward(VERSIONS[version](size), params, batch)
+    assert convert.model_of(convert.config_of(model)) == model
+    out = forward(model, params, batch)
     assert (out["logits"][..., size.vocab :] < -1e29).all()
     for name in ("logits", "hidden", "encoder"):
         expected = data[f"{version}/{name}"]  # every 7th position
@@ -127,8 +140,8 @@ def test_equals_transformers_as_installed(version):
             np.testing.assert_array_equal(found, expected)
     batch = CASES.inputs(size, (3, 40, 21), seed=5)
     expected = make.outputs(theirs, batch)
-    size = t5.Size(**size)
-    out = forward(VERSIONS[version](size), from_hf(make.weights(theirs), size), batch)
+    model = VERSIONS[version](t5.Size(**size))
+    out = forward(model, from_hf(make.weights(theirs), model), batch)
     for name in ("logits", "hidden", "encoder"):
         where = real(batch, name)
         found = out[name][..., : expected[name].shape[-1]]
@@ -136,18 +149,31 @@ def test_equals_transformers_as_installed(version):
 
 
 def test_conversion_refuses_what_does_not_fit():
-    size = t5.Size(**CASES.SIZES["a"])
-    params, _ = init(t5.Model(size), make_batch(vocab=size.vocab))
-    tensors = to_hf(params, size)
+    model = t5.Model(t5.Size(**CASES.SIZES["a"]))
+    params, _ = init(model, make_batch(vocab=model.size.vocab))
+    tensors = to_hf(params, model)
     name = "decoder.block.0.layer.1.EncDecAttention.k.weight"
     with pytest.raises(MissingInput, match=re.escape(name)):
-        from_hf({k: v for k, v in tensors.items() if k != name}, size)
-    with pytest.raises(DataError, match=re.escape(name) + r".*\(20, 15\).*\(15, 20\)"):
-        from_hf(tensors | {name: tensors[name].T}, size)
+        from_hf({k: v for k, v in tensors.items() if k != name}, model)
+    with pytest.raises(DataError, match=re.escape(name) + r".*\[20, 15\].*\[15, 20\]"):
+        from_hf(tensors | {name: tensors[name].T}, model)
     with pytest.raises(DataError, match="bert"):
-        from_hf(tensors | {"bert.pooler.weight": tensors[name]}, size)
+        from_hf(tensors | {"bert.pooler.weight": tensors[name]}, model)
     copies = {"encoder.embed_tokens.weight": tensors["shared.weight"]}
-    assert from_hf(tensors | copies, size).keys() == params.keys()
+    assert from_hf(tensors | copies, model).keys() == params.keys()
+    # The readout of v1.0 is the embedding, whether a file repeats it or not.
+    old = t5.ModelV10(model.size)
+    tensors = to_hf(init(old, make_batch(vocab=model.size.vocab))[0], old)
+    repeated = {**tensors, "lm_head.weight": tensors["shared.weight"]}
+    assert from_hf(repeated, old).keys() == from_hf(tensors, old).keys()
+    with pytest.raises(DataError, match=r"lm_head\.weight.*must be a copy of 'shared\.weight'"):
+        from_hf({**tensors, "lm_head.weight": tensors["shared.weight"] + 1}, old)
+
+
+@pytest.mark.parametrize("family", [t5.LanguageModel, t5.PrefixLanguageModel])
+def test_stacks_that_transformers_lacks_are_refused(family):
+    with pytest.raises(ConfigError, match=family.__name__):
+        convert.config_of(family(TINY))
 
 
 def test_sizes_are_the_published_ones():

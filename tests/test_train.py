@@ -96,6 +96,39 @@ def test_a_signal_saves_at_the_next_step_and_nothing_is_lost(
     assert losses == [line["loss"] for line in runs.metrics(reference)]
 
 
+@pytest.mark.slow
+def test_phases_killed_and_resumed_are_the_straight_run_bit_for_bit(
+    text_file, data_cache, tmp_path
+):
+    seen = {}
+    for name, moments in (("straight", ()), ("killed", (13, 29, 47))):
+        directory = tmp_path / name
+        argv = runs.arguments(text_file, directory, "--run.steps=60", "--run.save_every=7")
+        argv[1] = runs.TINY.replace("tiny_span", "tiny_phases")
+        for target in moments:  # in each of the phases
+            process = runs.start(argv, data_cache)
+            wait_for_step(process, directory, target)
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+        process = runs.start(argv, data_cache)
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, output
+        assert "; after 20 steps 16 rows of length 48; after 40 steps 8 rows of length 48" in output
+        lines = runs.metrics(directory)
+        assert [line["step"] for line in lines] == list(range(1, 61))
+        seen[name] = [(line["loss"], line["nll"]) for line in lines], runs.parameters(directory, 60)
+    assert seen["killed"][0] == seen["straight"][0]
+    assert all(
+        a.tobytes() == b.tobytes()
+        for a, b in zip(seen["killed"][1], seen["straight"][1], strict=True)
+    )
+    # A phase has its own lengths: on the command line too, and they are the run's identity.
+    argv += ["--data.phases.1.length=64"]
+    process = runs.start(argv, data_cache)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 73 and "data.phases.1.length was 48, now 64" in output, output
+
+
 def wait_for_step(process, directory, step):
     """Wait until metrics.jsonl holds `step`; fail if the process ends before."""
     deadline = time.monotonic() + 240
@@ -116,6 +149,7 @@ def wait_for_step(process, directory, step):
         (["--run.steps=0"], 78, r"run\.steps=0: must be at least 1"),
         (["--mesh.fsdp=3"], 78, r"does not fit 8 device"),
         (["--data.batch=12"], 78, r"data\.batch=12 rows cannot be split over 8 .*8 or 16"),
+        (["--data.packing=pak"], 78, r"data\.packing=pak: SpanCorruption takes stream or split"),
         (["--mesh.data=1", "--mesh.tensor=8"], 78, r"'heads'.*cannot be split 8 ways.*tensor="),
         (["--model.size.vocab=256"], 78, r"model\.size\.vocab=256 is smaller than the vocabulary"),
         (["--data.sources.0.uri=text:/nowhere/*.txt"], 66, r"/nowhere/\*\.txt"),

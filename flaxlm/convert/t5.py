@@ -1,58 +1,131 @@
-"""T5 weights to and from Hugging Face's names: one table, read in both directions. numpy in, numpy
-out.
-
-A Hugging Face matrix is [out, in] and one per layer; ours is [in, out] and stacked [layers, in,
-out].
-"""
+"""T5 (v1.0 and v1.1, LM-adapted T5, T0, FLAN-T5) and transformers' T5ForConditionalGeneration."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
-import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flaxlm.convert.table import Entry, option
+from flaxlm.convert.tokenizer import Template
+from flaxlm.errors import ConfigError
+from flaxlm.models.t5 import Model, ModelV10, Size
 
-from flaxlm.errors import DataError, MissingInput
-from flaxlm.models.t5 import Size
-from flaxlm.nn.embed import padded
+MODEL_TYPES = ("t5",)
 
+# Copies of the embedding table; of "lm_head.weight" only where the model has no readout of its own.
+ALIASES = {
+    "lm_head.weight": "shared.weight",
+    "encoder.embed_tokens.weight": "shared.weight",
+    "decoder.embed_tokens.weight": "shared.weight",
+}
+PREFIX = ""
+TOKENIZER = Template(single="A eos", pair="A eos B eos", start="pad", sentinels=100)
+# The first published files have a table that no version of the model reads.
+IGNORED = (r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",)
 
-@dataclass(frozen=True)
-class Entry:
-    """One parameter of ours. `theirs` holds "{}" for the layer number if the parameter is stacked
-    over `layers`.
-    """
-
-    ours: str
-    theirs: str
-    shape: tuple[int, ...]  # of one layer, in our order
-    layers: int = 0  # 0: not stacked
-    transposed: bool = True
-    vocab_dim: int | None = None  # the dim that is padded on our side
-
-    def names(self) -> list[str]:
-        return [self.theirs.format(layer) for layer in range(self.layers or 1)]
-
-
-# Copies of other tensors, or unused, that published files carry. The readout of a v1.0 file is the
-# embedding table.
-_EXTRA = {
-    "encoder.embed_tokens.weight",
-    "decoder.embed_tokens.weight",
-    "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",
+_DEFAULTS = {  # of transformers' T5Config: a file need not repeat them
+    "vocab_size": 32128,
+    "d_model": 512,
+    "d_kv": 64,
+    "d_ff": 2048,
+    "num_layers": 6,
+    "num_decoder_layers": None,
+    "num_heads": 8,
+    "relative_attention_num_buckets": 32,
+    "relative_attention_max_distance": 128,
+    "dropout_rate": 0.1,
+    "layer_norm_epsilon": 1e-6,
+    "feed_forward_proj": "relu",
+    "tie_word_embeddings": True,
+    "scale_decoder_outputs": None,
 }
 
 
-def table(size: Size, *, v1_1: bool) -> list[Entry]:
-    """All parameters of `Model` (v1_1) or `ModelV10`, and their tensors."""
-    head = [Entry("head/kernel", "lm_head.weight", (size.width, size.vocab), vocab_dim=1)]
+def model_of(config: Mapping) -> Model | ModelV10:
+    """The model of a config.json: v1.1 if its feed-forward layers are gated.
+
+    Raises:
+      ConfigError: the layers are of neither version, or a v1.1 shares its readout.
+    """
+    get = option(config, _DEFAULTS)
+    kind = get("feed_forward_proj")
+    if kind not in ("relu", "gated-gelu"):
+        raise ConfigError(f"config.json: feed_forward_proj={kind!r}; known are relu, gated-gelu")
+    gated = kind == "gated-gelu"
+    # "scale_decoder_outputs" is what transformers 5 makes of "tie_word_embeddings", which it then
+    # always writes as true.
+    tied = get("scale_decoder_outputs")
+    tied = get("tie_word_embeddings") if tied is None else tied
+    if gated == bool(tied):
+        raise ConfigError(
+            f"config.json: feed_forward_proj={kind!r} with a readout that is "
+            f"{'' if tied else 'not '}the embedding table is neither T5 v1.0 nor v1.1"
+        )
+    depth, decoder_depth = get("num_layers"), get("num_decoder_layers")
+    size = Size(
+        depth=depth,
+        width=get("d_model"),
+        mlp=get("d_ff"),
+        heads=get("num_heads"),
+        head_dim=get("d_kv"),
+        vocab=get("vocab_size"),
+        decoder_depth=0 if decoder_depth in (None, depth) else decoder_depth,
+        buckets=get("relative_attention_num_buckets"),
+        max_distance=get("relative_attention_max_distance"),
+        dropout=get("dropout_rate"),
+        eps=get("layer_norm_epsilon"),
+    )
+    return (Model if gated else ModelV10)(size)
+
+
+def config_of(model: Model | ModelV10) -> dict:
+    """The config.json of a model.
+
+    Raises:
+      ConfigError: transformers has no class for this model.
+    """
+    v1_1 = _is_v1_1(model)
+    size = model.size
+    return {
+        "architectures": ["T5ForConditionalGeneration"],
+        "model_type": "t5",
+        "is_encoder_decoder": True,
+        "vocab_size": size.vocab,
+        "d_model": size.width,
+        "d_kv": size.head_dim,
+        "d_ff": size.mlp,
+        "num_layers": size.depth,
+        "num_decoder_layers": size.decoder_depth or size.depth,
+        "num_heads": size.heads,
+        "relative_attention_num_buckets": size.buckets,
+        "relative_attention_max_distance": size.max_distance,
+        "dropout_rate": size.dropout,
+        "layer_norm_epsilon": size.eps,
+        "feed_forward_proj": "gated-gelu" if v1_1 else "relu",
+        "tie_word_embeddings": not v1_1,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "decoder_start_token_id": 0,
+    }
+
+
+def table(model: Model | ModelV10) -> list[Entry]:
+    """All parameters of a model, and their tensors."""
+    v1_1, size = _is_v1_1(model), model.size
+    head = Entry(
+        "head/kernel", "lm_head.weight", (size.width, size.vocab), transposed=True, vocab_dim=1
+    )
     return [
-        Entry(
-            "embed/table", "shared.weight", (size.vocab, size.width), transposed=False, vocab_dim=0
-        ),
+        Entry("embed/table", "shared.weight", (size.vocab, size.width), vocab_dim=0),
         *_tower("encoder", size, size.depth, v1_1),
         *_tower("decoder", size, size.decoder_depth or size.depth, v1_1),
-        *(head if v1_1 else []),
+        *([head] if v1_1 else []),
     ]
+
+
+def _is_v1_1(model) -> bool:
+    if type(model) not in (Model, ModelV10):
+        raise ConfigError(
+            f"transformers has no {type(model).__name__} of this family; Model and ModelV10 convert"
+        )
+    return type(model) is Model
 
 
 def _tower(name: str, size: Size, depth: int, v1_1: bool) -> Iterator[Entry]:
@@ -85,71 +158,5 @@ def _tower(name: str, size: Size, depth: int, v1_1: bool) -> Iterator[Entry]:
         f"{name}/bias/table",
         f"{name}.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
         (size.buckets, size.heads),
-        transposed=False,
     )
-    yield Entry(
-        f"{name}/norm/scale", f"{name}.final_layer_norm.weight", (size.width,), transposed=False
-    )
-
-
-def from_hf(tensors: Mapping[str, np.ndarray], size: Size) -> dict:
-    """Parameters of `Model` or `ModelV10`, whichever the tensors are of (v1.1 has gated
-    feed-forward layers).
-
-    Args:
-      tensors: a T5ForConditionalGeneration's state by Hugging Face name.
-      size: of the model; padding rows of the vocabulary become zeros.
-
-    Raises:
-      MissingInput: a tensor is missing.
-      DataError: a tensor has another shape than `size` says, or does not belong to a T5.
-    """
-    v1_1 = any(".wi_0." in name for name in tensors)
-    entries = table(size, v1_1=v1_1)
-    known = {name for entry in entries for name in entry.names()} | _EXTRA
-    known |= set() if v1_1 else {"lm_head.weight"}
-    unknown = sorted(set(tensors) - known)
-    if unknown:
-        raise DataError(
-            f"{len(unknown)} tensors are not of a T5 of depth {size.depth}, first {unknown[0]!r}"
-        )
-    return unflatten_dict({e.ours: _stacked(e, tensors) for e in entries}, sep="/")
-
-
-def _stacked(entry: Entry, tensors: Mapping[str, np.ndarray]) -> np.ndarray:
-    layers = []
-    for name in entry.names():
-        if name not in tensors:
-            raise MissingInput(f"tensor {name!r} is missing")
-        array = np.asarray(tensors[name], np.float32)
-        array = array.T if entry.transposed else array
-        if array.shape != entry.shape:
-            theirs = entry.shape[::-1] if entry.transposed else entry.shape
-            raise DataError(
-                f"tensor {name!r} has shape {tensors[name].shape}, the model's size says {theirs}"
-            )
-        layers.append(array)
-    if entry.vocab_dim is not None:
-        pad = [(0, 0)] * len(entry.shape)
-        pad[entry.vocab_dim] = (
-            0,
-            padded(array.shape[entry.vocab_dim]) - array.shape[entry.vocab_dim],
-        )
-        layers = [np.pad(array, pad)]
-    return np.stack(layers) if entry.layers else np.ascontiguousarray(layers[0])
-
-
-def to_hf(params: Mapping, size: Size) -> dict[str, np.ndarray]:
-    """The tensors of a T5ForConditionalGeneration, by Hugging Face name: the inverse of `from_hf`.
-
-    A v1.0 model has no "lm_head.weight": its config ties it to "shared.weight".
-    """
-    flat = flatten_dict(params, sep="/")
-    tensors = {}
-    for entry in table(size, v1_1="head" in params):
-        array = np.asarray(flat[entry.ours], np.float32)
-        if entry.vocab_dim is not None:
-            array = array.take(range(size.vocab), axis=entry.vocab_dim)
-        for name, layer in zip(entry.names(), array if entry.layers else [array], strict=True):
-            tensors[name] = np.ascontiguousarray(layer.T if entry.transposed else layer)
-    return tensors
+    yield Entry(f"{name}/norm/scale", f"{name}.final_layer_norm.weight", (size.width,))

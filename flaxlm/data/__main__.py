@@ -11,7 +11,7 @@ from flaxlm.data.corpus import Corpus, read_manifest
 from flaxlm.data.files import write_whole
 from flaxlm.data.prepare import prepare
 from flaxlm.data.prepared import interleaved
-from flaxlm.data.spec import Source, Vocabulary
+from flaxlm.data.spec import KINDS, Source, Vocabulary
 from flaxlm.data.vocab import KOREAN, load_vocab, train_vocab
 from flaxlm.errors import ConfigError, command, nearest
 
@@ -54,16 +54,18 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--split", default="train", help="split of TFDS sources (train)")
         sub.add_argument("--field", default="text", help="text field of records (text)")
 
-    sub = add("vocab", _vocab, "train a sentencepiece vocabulary")
+    sub = add("vocab", _vocab, "train a vocabulary")
     add_sources(sub)
-    sub.add_argument("--out", required=True, type=Path, metavar="FILE.model")
+    sub.add_argument("--out", required=True, type=Path, metavar="FILE")
     sub.add_argument("--size", required=True, type=int, help="pieces, special ones included")
-    sub.add_argument("--kind", choices=("unigram", "bpe"), default="unigram")
+    sub.add_argument("--kind", choices=KINDS, default="unigram")
     sub.add_argument("--korean", action="store_true", help="settings that suit Korean text")
+    sub.add_argument("--lowercase", action="store_true", help="no capitals, no accents")
 
     sub = add("prepare", _prepare, "tokenise sources into a corpus folder")
     add_sources(sub)
-    sub.add_argument("--vocab", required=True, metavar="FILE.model")
+    sub.add_argument("--vocab", required=True, metavar="FILE")
+    sub.add_argument("--lowercase", action="store_true", help="for a file that leaves it open")
     sub.add_argument("--out", required=True, type=Path, metavar="FOLDER")
     sub.add_argument("--held-out", type=float, default=0.01, help="share of documents (0.01)")
     sub.add_argument("--workers", type=int, help="processes (one per core)")
@@ -75,6 +77,11 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("folder", type=Path)
     sub.add_argument("-n", type=int, default=3, help="how many (3)")
     sub.add_argument("--split", default="train")
+
+    sub = add("count", _count, "write how often each id occurs in a corpus, id 0 on the first line")
+    sub.add_argument("folder", type=Path)
+    sub.add_argument("--out", required=True, type=Path, metavar="FILE")
+    sub.add_argument("--split", default="train")
     return parser
 
 
@@ -84,7 +91,7 @@ def _sources(options) -> list[Source]:
 
 def _vocab(options) -> None:
     base = KOREAN if options.korean else Vocabulary()
-    spec = replace(base, size=options.size, kind=options.kind)
+    spec = replace(base, size=options.size, kind=options.kind, lowercase=options.lowercase)
     if not options.out.parent.is_dir():
         raise ConfigError(f"--out {options.out}: there is no folder {options.out.parent}")
     vocab = train_vocab(interleaved(_sources(options)), spec)
@@ -97,7 +104,7 @@ def _prepare(options) -> None:
         raise ConfigError(f"--workers {options.workers}: at least 1")
     manifest = prepare(
         _sources(options),
-        load_vocab(options.vocab),
+        load_vocab(options.vocab, lowercase=options.lowercase),
         options.out,
         held_out_share=options.held_out,
         workers=options.workers,
@@ -123,6 +130,17 @@ def _show(options) -> None:
         print(f"--- document {number}: {len(tokens)} tokens, {len(starts)} sentences")
         for sentence in np.split(tokens, starts[1:]):
             print(vocab.decode(sentence))
+
+
+def _count(options) -> None:
+    corpus = Corpus.open(options.folder, options.split)
+    counts = np.zeros(load_vocab(options.folder / "vocab.model").pieces, np.int64)
+    for start in range(0, len(corpus), 1024):
+        documents = corpus.read(np.arange(start, min(start + 1024, len(corpus))))
+        ids = np.concatenate([tokens for tokens, _ in documents])
+        counts += np.bincount(ids, minlength=len(counts))
+    write_whole(options.out, "".join(f"{count}\n" for count in counts).encode())
+    print(f"{options.out}: {counts.sum():,} tokens, {np.count_nonzero(counts):,} ids occur")
 
 
 def _describe(folder: Path, manifest: dict) -> None:

@@ -1,25 +1,31 @@
 """`Batches[step]`: the features of one training step, as a pure function of (corpus, objective,
 seed, step).
 
-A run numbers its rows: row `step * batch + i` is the i-th of its step. The number alone decides
-which component of the mixture the row comes from, which window of it, and how it is corrupted, so a
-host makes the rows it needs and no other, any number of hosts makes the same global batch, and the
-state of the input pipeline is the step.
+A run numbers its rows from its first step on: row `step * batch + i` is the i-th of its step, as
+long as no phase changes the batch. The number alone decides which component of the mixture the row
+comes from, which window of it, and how it is corrupted, so a host makes the rows it needs and no
+other, any number of hosts makes the same global batch, and the state of the input pipeline is the
+step.
+
+Windows of each length have epochs of their own: a phase of another length begins them anew, a phase
+of a length that was there before goes on with its epochs. Under "continue" the place of a row in
+the batch decides, and how many tokens were passed before the step (`flaxlm.data.order.Streams`).
 """
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-import grain
 import numpy as np
 
 from flaxlm.batch import Features, check_features
-from flaxlm.data.order import Epochs, Mixture, mixed, permute
-from flaxlm.data.pack import Counts, Windows
+from flaxlm.data.order import Mixture, Streams, apportion, mixed, permute
+from flaxlm.data.pack import Counts
 from flaxlm.data.pieces import Documents, MixedRows, PieceRows
 from flaxlm.data.random import RowRandom
-from flaxlm.data.spec import Data
+from flaxlm.data.spec import Data, Phase
+from flaxlm.data.stages import Share, Stage, share_of, stages_of, windows_of
+from flaxlm.errors import ConfigError
 
 # Evaluation sees the same rows, corrupted the same way, in every run: its seed is nobody's choice.
 EVALUATION_SEED = 0x5EED
@@ -29,9 +35,9 @@ class Batches:
     """The training batches of a run, in random access and without end.
 
     Attributes:
-      counts: per component, what became of its documents.
+      counts: per component, what became of its documents, in rows of the first phase's length.
       fractions: per component, its share of the rows as used: exact over every
-        `flaxlm.data.order.BLOCK` rows.
+        `flaxlm.data.order.BLOCK` rows, or in every batch under "continue".
       fingerprint: changes with anything that changes a batch; a resumed run must find its own.
     """
 
@@ -47,7 +53,7 @@ class Batches:
         *,
         data: Data,
         seed: int,
-        rows: slice | np.ndarray = slice(None),
+        rows: Share = slice(None),
     ):
         """
         Args:
@@ -55,24 +61,31 @@ class Batches:
             its own.
           objective: see `flaxlm.objectives.base.Objective`.
           vocab: of the corpora.
-          data: batch, length and packing.
+          data: batch, length, packing and phases.
           seed: of order and corruption.
           rows: which rows of the global batch this host makes.
 
         Raises:
-          DataError: if a component does not make one row.
-          ConfigError: if a weight is not above 0.
+          DataError: if a component does not make one row, or not two where rows need partners.
+          ConfigError: if a weight is not above 0; fewer rows in a batch than sources to continue.
         """
         names = [source.uri for source in data.sources]
-        self._windows = _windows(components, names, objective, vocab, data)
-        self._mixture = Mixture([weight for _, weight in components], seed, names=names)
-        self._epochs = [
-            Epochs(len(w), int(mixed(seed, 4, i)[0])) for i, w in enumerate(self._windows)
-        ]
-        self._objective, self._vocab, self._batch, self._seed = objective, vocab, data.batch, seed
-        self._place = np.arange(data.batch)[rows]
-        self.counts = [windows.counts for windows in self._windows]
+        weights = [weight for _, weight in components]
+        self._objective, self._vocab, self._seed = objective, vocab, seed
+        self._stages = stages_of(components, names, objective, vocab, data, seed, rows)
+        self._mixture = Mixture(weights, seed, names=names)
+        self.counts = [windows.counts for windows in self._stages[0].windows]
         self.fractions = self._mixture.fractions
+        self._streams = None
+        if data.packing == "continue":
+            if len(weights) > data.batch:
+                raise ConfigError(
+                    f"data.packing=continue gives every row of the batch to one source: "
+                    f"data.batch={data.batch} is less than {len(weights)} sources"
+                )
+            quota = apportion(weights, data.batch, names=names)
+            self._streams = Streams([counts.tokens for counts in self.counts], quota, seed=seed)
+            self.fractions = [float(share) for share in quota / data.batch]
         self.fingerprint = _digest(
             {
                 "corpora": [corpus.fingerprint for corpus, _ in components],
@@ -81,35 +94,72 @@ class Batches:
                 "batch": data.batch,
                 "length": data.length,
                 "packing": data.packing,
+                "phases": [[p.start, p.length, p.batch] for p in data.phases],
                 "seed": seed,
             }
         )
 
+    def begins(self, step: int) -> bool:
+        """Whether a phase begins with `step`."""
+        return any(stage.phase.start == step for stage in self._stages)
+
+    def _stage(self, step: int) -> Stage:
+        return next(stage for stage in reversed(self._stages) if stage.phase.start <= step)
+
     def rows_of(self, step: int) -> np.ndarray:
         """Global numbers of the rows that this host makes for `step`."""
-        return int(step) * self._batch + self._place
+        stage = self._stage(step)
+        return stage.rows + (int(step) - stage.phase.start) * stage.phase.batch + stage.place
 
     def __getitem__(self, step: int) -> Features:
         """Features of this host's rows of `step`, checked against `flaxlm.batch.FEATURES`."""
         if step < 0:
             raise IndexError(f"step {step} is negative")
-        number = self.rows_of(step)
-        component, sample = self._mixture(number)
-        index, shift = np.empty_like(number), np.empty_like(number)
+        stage, number = self._stage(step), self.rows_of(step)
+        if self._streams is None:
+            component, place, shift, epoch = self._sampled(stage, number)
+        else:
+            passed = stage.passed + (step - stage.phase.start) * self._advance(stage.phase)
+            component, shift = self._streams(stage.place, passed=passed)
+            place = np.zeros_like(shift)  # the first window of a stream that begins there
+            epoch = np.zeros_like(shift)
+        return _features(
+            stage.windows,
+            component,
+            place,
+            shift,
+            epoch,
+            number,
+            self._objective,
+            self._vocab,
+            self._seed,
+        )
+
+    def _sampled(self, stage: Stage, number: np.ndarray) -> tuple[np.ndarray, ...]:
+        """(component, place among its windows, shift of them, epoch) of rows in shuffled epochs."""
+        component, sample = self._mixture(number - stage.rows + stage.samples)
+        place, shift, epoch = (np.empty_like(number) for _ in range(3))
         for c in np.unique(component).tolist():
             at = component == c
-            epoch, index[at] = self._epochs[c](sample[at])
-            shift[at] = self._epochs[c].shift(epoch, self._windows[c].width)
-        rows = _read(self._windows, component, index, shift, number, pad=self._vocab.pad)
-        return _prepare(rows, self._objective, self._vocab, self._seed)
+            epoch[at], place[at] = stage.epochs[c](sample[at])
+            shift[at] = stage.epochs[c].shift(epoch[at], stage.windows[c].width)
+        return component, place, shift, epoch
+
+    def _advance(self, phase: Phase) -> int:
+        return self._objective.advance(phase.length)
 
     def passes(self, steps: int) -> list[float]:
         """How many times the first `steps` steps go through each component."""
-        rows = steps * self._batch
-        return [
-            rows * share / counts.rows
-            for share, counts in zip(self.fractions, self.counts, strict=True)
-        ]
+        found = np.zeros(len(self.fractions))
+        ends = [stage.phase.start for stage in self._stages[1:]] + [steps]
+        for stage, end in zip(self._stages, ends, strict=True):
+            rows = max(min(end, steps) - stage.phase.start, 0) * stage.phase.batch
+            if self._streams is None:
+                epoch = [len(windows) for windows in stage.windows]
+            else:
+                epoch = [w.counts.tokens / self._advance(stage.phase) for w in stage.windows]
+            found += rows * np.array(self.fractions) / epoch
+        return found.tolist()
 
 
 class EvalBatches(Sequence):
@@ -117,6 +167,9 @@ class EvalBatches(Sequence):
 
     Rows come from all components in proportion to their rows, drawn without replacement. A last
     batch that is not full ends in rows of padding, which weigh nothing: no row counts twice.
+
+    Their length and batch are those of the last phase from the first step on, so that the numbers
+    of a run can be compared with one another. Under "continue" they are windows in no order.
     """
 
     def __init__(
@@ -127,7 +180,7 @@ class EvalBatches(Sequence):
         *,
         data: Data,
         count: int,
-        rows: slice | np.ndarray = slice(None),
+        rows: Share = slice(None),
     ):
         """At most `count` batches, fewer where the corpora have fewer rows; else as `Batches`.
 
@@ -135,11 +188,16 @@ class EvalBatches(Sequence):
         play no part. Without any there are no batches.
         """
         names = [source.uri + " (held out)" for source in data.held_out or data.sources]
-        self._windows = _windows(components, names, objective, vocab, data) if components else []
+        phase = data.course[-1]
+        self._windows = (
+            windows_of(components, names, objective, vocab, data.packing, phase.length)
+            if components
+            else []
+        )
         self._ends = np.cumsum([0, *(len(windows) for windows in self._windows)])[1:]
-        self._rows = min(int(self._ends[-1]), count * data.batch) if components else 0
-        self._objective, self._vocab, self._batch = objective, vocab, data.batch
-        self._place = np.arange(data.batch)[rows]
+        self._rows = min(int(self._ends[-1]), count * phase.batch) if components else 0
+        self._objective, self._vocab, self._batch = objective, vocab, phase.batch
+        self._place = share_of(rows, phase.batch)
 
     def __len__(self) -> int:
         return -(-self._rows // self._batch)
@@ -153,56 +211,37 @@ class EvalBatches(Sequence):
         component = np.searchsorted(self._ends, row, side="right")
         before = np.concatenate([[0], self._ends])[component]
         index = np.where(real, row - before, -1)
-        shift = np.zeros_like(index)
-        rows = _read(self._windows, component, index, shift, number, pad=self._vocab.pad)
-        return _prepare(rows, self._objective, self._vocab, EVALUATION_SEED)
+        return _features(
+            self._windows,
+            component,
+            index,
+            np.zeros_like(index),
+            np.zeros_like(index),
+            number,
+            self._objective,
+            self._vocab,
+            EVALUATION_SEED,
+        )
 
 
-class RunAhead(Iterator[Features]):
-    """Batches `start` to `stop`, made in the background: at most `ahead` of them wait.
-
-    Use it in a `with` statement, or close it. An error while making a batch is raised by the `next`
-    that asks for that batch.
-    """
-
-    def __init__(self, batches: Batches, start: int, stop: int, *, ahead: int = 4):
-        # One thread: numpy holds the interpreter's lock for much of this work; more only contend.
-        options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=ahead)
-        steps = grain.MapDataset.range(start, stop).map(batches.__getitem__)
-        self._iterator = iter(steps.to_iter_dataset(options)) if start < stop else None
-        if self._iterator is not None:
-            self._iterator.start_prefetch()
-
-    def __next__(self) -> Features:
-        if self._iterator is None:
-            raise StopIteration
-        return next(self._iterator)
-
-    def close(self) -> None:
-        """Stop the background work; batches not yet taken are dropped."""
-        if self._iterator is not None:
-            self._iterator.close()
-            self._iterator = None
-
-    def __enter__(self) -> "RunAhead":
-        return self
-
-    def __exit__(self, *exception) -> None:
-        self.close()
-
-
-def run_ahead(batches: Batches, start: int, stop: int, *, ahead: int = 4) -> RunAhead:
-    """Iterate over batches start, ..., stop - 1 with up to `ahead` of them made beforehand."""
-    return RunAhead(batches, start, stop, ahead=ahead)
-
-
-def _windows(components, names, objective, vocab, data: Data) -> list[Windows]:
-    assert len(components) == len(names) > 0, f"{len(components)} corpora for {len(names)} sources"
-    width, separator = objective.window(data.length), objective.separator(vocab)
-    return [
-        Windows(corpus, width=width, packing=data.packing, separator=separator, name=name)
-        for (corpus, _), name in zip(components, names, strict=True)
-    ]
+def _features(
+    windows, component, place, shift, epoch, index, objective, vocab, seed: int
+) -> Features:
+    """The features of the rows at these places, each with its partners."""
+    rows = _read(windows, component, place, shift, index, pad=vocab.pad)
+    before = np.cumsum([0, *map(len, windows)])
+    rows.window, rows.epoch = before[component] + place, epoch
+    partners = []
+    for number in range(objective.partners):
+        other = np.empty_like(place)
+        for c in np.unique(component).tolist():
+            at = component == c
+            other[at] = windows[c].others(place[at], seed, 5, number, index[at])
+        partners.append(_read(windows, component, other, shift, index, pad=vocab.pad))
+    rows.partners = tuple(partners)
+    features = objective.prepare(rows, RowRandom(seed, rows.index), vocab)
+    check_features(features, vocab_size=vocab.size, rows=rows.index)
+    return features
 
 
 def _read(windows, component, place, shift, index, *, pad: int) -> PieceRows | MixedRows:
@@ -210,12 +249,6 @@ def _read(windows, component, place, shift, index, *, pad: int) -> PieceRows | M
     parts = [(np.flatnonzero(component == c), windows[c]) for c in np.unique(component).tolist()]
     rows = [(at, w.rows(place[at], shift[at], index=index[at], pad=pad)) for at, w in parts]
     return rows[0][1] if len(rows) == 1 else MixedRows(index, rows)
-
-
-def _prepare(rows, objective, vocab, seed: int) -> Features:
-    features = objective.prepare(rows, RowRandom(seed, rows.index), vocab)
-    check_features(features, vocab_size=vocab.size, rows=rows.index)
-    return features
 
 
 def _digest(facts: dict) -> str:

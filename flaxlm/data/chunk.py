@@ -16,7 +16,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 
 from flaxlm.data.corpus import serialize, token_dtype
 from flaxlm.data.files import digest, write_whole
-from flaxlm.data.sentences import sentences
+from flaxlm.data.sentences import sentences, spaced_sentences
 from flaxlm.data.vocab import Vocab
 from flaxlm.errors import ConfigError, StorageError
 
@@ -28,6 +28,11 @@ _BATCH = 256  # documents per call of the tokeniser
 
 def shard_path(work: Path, number: int, split: str) -> Path:
     return work / "chunks" / f"{number:06d}-{split}.array_record"
+
+
+def lengths_path(shard: Path, what: str) -> Path:
+    """Where the lengths in tokens of a shard's "documents" or "sentences" lie."""
+    return shard.with_suffix(f".{what}.npy")
 
 
 def text_digest(texts: list[str]) -> str:
@@ -75,7 +80,7 @@ def write_chunk(
     dtype = token_dtype(vocab.pieces)
     temporary = {s: shard_path(work, number, s).with_suffix(f".{os.getpid()}.tmp") for s in SPLITS}
     lengths: dict[str, list[int]] = {s: [] for s in SPLITS}
-    sentence_count = dict.fromkeys(SPLITS, 0)
+    sentence_lengths: dict[str, list[np.ndarray]] = {s: [] for s in SPLITS}
     unknown = dict.fromkeys(SPLITS, 0)
     without_tokens, lowest = 0, None
     try:
@@ -89,7 +94,7 @@ def write_chunk(
             split = SPLITS[place < limit]
             writers[split].write(serialize(tokens.astype(dtype), starts))
             lengths[split].append(len(tokens))
-            sentence_count[split] += len(starts)
+            sentence_lengths[split].append(np.diff(starts, append=len(tokens)))
             unknown[split] += int((tokens == vocab.unk).sum())
         for writer in writers.values():
             writer.close()
@@ -103,17 +108,15 @@ def write_chunk(
         facts = {
             "documents": len(lengths[split]),
             "tokens": sum(lengths[split]),
-            "sentences": sentence_count[split],
+            "sentences": sum(map(len, sentence_lengths[split])),
             "unknown": unknown[split],
         }
         if lengths[split]:
             with open(temporary[split], "rb") as file:
                 os.fsync(file.fileno())
             facts |= {"bytes": temporary[split].stat().st_size, "sha256": digest(temporary[split])}
-            write_whole(
-                path.with_suffix(".npy"),
-                lambda file, s=split: np.save(file, np.array(lengths[s], np.uint32)),
-            )
+            _save(lengths_path(path, "documents"), np.array(lengths[split]))
+            _save(lengths_path(path, "sentences"), np.concatenate(sentence_lengths[split]))
             os.replace(temporary[split], path)
         else:
             temporary[split].unlink()
@@ -133,16 +136,16 @@ def write_chunk(
 def tokenise(texts: list[str], vocab: Vocab) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Per document (ids int32 [t], sentence starts int32 [s]).
 
-    Sentences are tokenised one by one; the ids are those of the whole document, whose runs of
-    whitespace between sentences count as one space.
+    Sentences are tokenised one by one; the ids are those of the whole document. Its runs of
+    whitespace between sentences count as one space, unless the vocabulary keeps them.
 
     Raises:
       ConfigError: the vocabulary has pieces that reach across words, so sentences cannot be told
         apart.
     """
-    lead = _lead(vocab)
+    cut, lead = (spaced_sentences, "") if vocab.keeps_spaces else (sentences, _lead(vocab))
     for first in range(0, len(texts), _BATCH):
-        split = [sentences(text) for text in texts[first : first + _BATCH]]
+        split = [cut(text) for text in texts[first : first + _BATCH]]
         flat = [s if at == 0 else lead + s for found in split for at, s in enumerate(found)]
         ids = iter(vocab.encode_batch(flat))
         for found in split:
@@ -164,6 +167,10 @@ def _lead(vocab: Vocab) -> str:
     raise ConfigError(
         f"the vocabulary {vocab.path} has pieces that reach across words; it cannot mark sentences"
     )
+
+
+def _save(path: Path, lengths: np.ndarray) -> None:
+    write_whole(path, lambda file: np.save(file, lengths.astype(np.uint32)))
 
 
 def _record_path(work: Path, number: int) -> Path:

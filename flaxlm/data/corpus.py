@@ -6,6 +6,7 @@ A corpus folder is a TFDS data set in array_record format
     MANIFEST.json        size, sha256 and records of every file; counts; sources; vocabulary hash
     vocab.model          the vocabulary its ids belong to
     train.offsets.npy    int64 [N + 1], tokens before each document; memory-mapped
+    train.sentences.npy  int64 [S + 1], tokens before each sentence; memory-mapped
     flaxlm_corpus-train.array_record-00000-of-00004, ...
 
 A record holds one document: token ids (uint16 or uint32, little-endian) and the places where its
@@ -23,7 +24,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 from flaxlm.data.files import digest
 from flaxlm.errors import ConfigError, DataError, MissingInput
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "MANIFEST.json"
 SENTENCES = np.dtype("<u4")
 
@@ -65,7 +66,8 @@ def read_manifest(folder: Path) -> dict:
         raise DataError(f"{path} is damaged; prepare the corpus again") from error
     if version != FORMAT:
         raise DataError(
-            f"{path}: format {version}, this flaxlm reads {FORMAT}; prepare the corpus again"
+            f"{path}: format {version}, this flaxlm reads {FORMAT}; delete the folder and prepare "
+            "the corpus again"
         )
     return manifest
 
@@ -105,6 +107,8 @@ class Corpus:
       split: "train" or "validation".
       offsets: int64 [documents + 1], memory-mapped; document i has offsets[i + 1] - offsets[i]
         tokens.
+      sentence_offsets: int64 [sentences + 1], memory-mapped; tokens before each sentence of the
+        split, the last entry all of them. Every document with a token begins a sentence.
       documents: how many.
       tokens: how many in all.
       fingerprint: changes with any content of the split.
@@ -153,15 +157,10 @@ class Corpus:
         self._manifest = manifest
         self._dtype = np.dtype(manifest["dtype"])
         self._lock = threading.Lock()
-        path = folder / facts["offsets"]
-        try:
-            self.offsets = np.load(path, mmap_mode="r")
-        except (ValueError, OSError) as error:
-            raise DataError(f"corpus file {path} is damaged: {error}") from error
-        if self.offsets.shape != (self.documents + 1,) or self.offsets[-1] != self.tokens:
-            raise DataError(
-                f"corpus file {path} does not belong to this manifest; prepare the corpus again"
-            )
+        self.offsets = _index(folder / facts["offsets"], self.documents, self.tokens)
+        self.sentence_offsets = _index(
+            folder / facts["sentence_offsets"], facts["sentences"], self.tokens
+        )
         self._shards = [folder / name for name in facts["shards"]]
         records = [manifest["files"][name]["records"] for name in facts["shards"]]
         self._first = np.concatenate([[0], np.cumsum(records, dtype=np.int64)])
@@ -234,22 +233,39 @@ class Corpus:
         return found
 
     def check(self, ids: np.ndarray) -> None:
-        """Read documents and compare them with the index.
+        """Read documents and compare them with the indexes.
 
         Raises:
-          DataError: a document does not have the tokens that `offsets` gives it.
+          DataError: a document has not the tokens or not the sentences that the indexes give it.
         """
         for at, (tokens, starts) in zip(np.asarray(ids).tolist(), self.read(ids), strict=True):
             expected = int(self.offsets[at + 1] - self.offsets[at])
             inside = starts[:1].tolist() == [0] and (np.diff(starts, append=len(tokens)) > 0).all()
             if len(tokens) != expected or not inside:
                 raise DataError(f"{self}: document {at} is not as {self.split}.offsets.npy says")
+            begin, end = self.offsets[at : at + 2]
+            first, last = np.searchsorted(self.sentence_offsets, (begin, end))
+            if not np.array_equal(self.sentence_offsets[first:last] - begin, starts):
+                raise DataError(f"{self}: document {at} is not as {self.split}.sentences.npy says")
 
     def _parse(self, record: bytes) -> tuple[np.ndarray, np.ndarray]:
         features = tf_example_pb2.Example.FromString(record).features.feature
         tokens = np.frombuffer(features["tokens"].bytes_list.value[0], self._dtype)
         starts = np.frombuffer(features["sentences"].bytes_list.value[0], SENTENCES)
         return tokens.astype(np.int32), starts.astype(np.int32)
+
+
+def _index(path: Path, count: int, tokens: int) -> np.ndarray:
+    """The memory-mapped places of `count` things in a split of `tokens` tokens, and its end."""
+    try:
+        offsets = np.load(path, mmap_mode="r")
+    except (ValueError, OSError) as error:
+        raise DataError(f"corpus file {path} is damaged: {error}") from error
+    if offsets.shape != (count + 1,) or offsets[-1] != tokens:
+        raise DataError(
+            f"corpus file {path} does not belong to this manifest; prepare the corpus again"
+        )
+    return offsets
 
 
 def _first_line(error: Exception) -> str:

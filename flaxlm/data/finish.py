@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flaxlm.data.chunk import SPLITS, shard_path
+from flaxlm.data.chunk import SPLITS, lengths_path, shard_path
 from flaxlm.data.corpus import FORMAT, MANIFEST, SENTENCES, token_dtype
 from flaxlm.data.files import digest, key, write_whole
 from flaxlm.data.vocab import Vocab
@@ -44,17 +44,22 @@ def finish(work: Path, vocab: Vocab) -> None:
                 "records": facts["documents"],
             }
             shards.append(name)
-        offsets = f"{split}.offsets.npy"
-        _write_offsets(work, split, numbers, work / offsets)
-        files[offsets] = _facts(work / offsets)
+        indexes = {
+            "documents": f"{split}.offsets.npy", "sentences": f"{split}.sentences.npy"
+        }  # fmt: skip
+        for what, name in indexes.items():
+            parts = [lengths_path(shard_path(work, n, split), what) for n in numbers]
+            _write_offsets(parts, work / name)
+            files[name] = _facts(work / name)
         splits[split] = {
             "documents": count(chunks, split),
             "tokens": count(chunks, split, "tokens"),
             "sentences": count(chunks, split, "sentences"),
             "unknown": count(chunks, split, "unknown"),
-            "offsets": offsets,
+            "offsets": indexes["documents"],
+            "sentence_offsets": indexes["sentences"],
             "shards": shards,
-            "fingerprint": key([files[name]["sha256"] for name in [*shards, offsets]]),
+            "fingerprint": key([files[name]["sha256"] for name in [*shards, *indexes.values()]]),
         }
     write_whole(work / "vocab.model", vocab.model)
     _write_tfds_metadata(work, splits, files, dtype)
@@ -80,10 +85,9 @@ def _facts(path: Path) -> dict:
     return {"bytes": path.stat().st_size, "sha256": digest(path)}
 
 
-def _write_offsets(work: Path, split: str, numbers: list[int], path: Path) -> None:
-    lengths = [
-        np.load(shard_path(work, n, split).with_suffix(".npy"), mmap_mode="r") for n in numbers
-    ]
+def _write_offsets(parts: list[Path], path: Path) -> None:
+    """From lengths, a file per chunk, to the places where each of these things begins."""
+    lengths = [np.load(part, mmap_mode="r") for part in parts]
     header = {"descr": "<i8", "fortran_order": False, "shape": (sum(map(len, lengths)) + 1,)}
 
     def write(file):  # chunk by chunk: the whole index of a large corpus is gigabytes

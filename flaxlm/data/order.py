@@ -107,6 +107,36 @@ class Epochs:
         return mixed(self.seed, use, np.arange(first, last + 1))[epoch - first]
 
 
+def apportion(
+    weights: Sequence[float], total: int, *, names: Sequence[str] | None = None
+) -> np.ndarray:
+    """[C] whole shares of `total`, in proportion to `weights`, each at least 1.
+
+    Args:
+      weights: relative to one another and above 0.
+      total: sum of the shares, at least as many as there are weights.
+      names: of what the weights belong to, for the error.
+
+    Raises:
+      ConfigError: a weight is not above 0 and finite.
+    """
+    names = names or [f"component {i}" for i in range(len(weights))]
+    for name, weight in zip(names, weights, strict=True):
+        if not 0 < weight < np.inf:
+            raise ConfigError(
+                f"weight {weight} of {name} must be above 0 and finite; "
+                "leave a source out to skip it"
+            )
+    exact = np.asarray(weights, np.float64) / np.sum(weights) * total
+    quota = np.maximum(np.floor(exact).astype(np.int64), 1)
+    # Largest remainder: hand out what rounding down left, or take back what the ones cost.
+    while (missing := int(total - quota.sum())) > 0:
+        quota[np.argmax(exact - quota)] += 1
+    for _ in range(-missing):
+        quota[np.argmax(np.where(quota > 1, quota - exact, -np.inf))] -= 1
+    return quota
+
+
 class Mixture:
     """Sample number -> (component, number within the component), with exact shares.
 
@@ -120,25 +150,11 @@ class Mixture:
 
     def __init__(self, weights: Sequence[float], seed: int, *, names: Sequence[str] | None = None):
         """`weights` are relative to one another and above 0; `names` are for the error."""
-        names = names or [f"component {i}" for i in range(len(weights))]
-        for name, weight in zip(names, weights, strict=True):
-            if not 0 < weight < np.inf:
-                raise ConfigError(
-                    f"weight {weight} of {name} must be above 0 and finite; "
-                    "leave a source out to skip it"
-                )
         if not 0 < len(weights) <= BLOCK:
             raise ConfigError(f"a mixture needs between 1 and {BLOCK} sources, not {len(weights)}")
-        exact = np.asarray(weights, np.float64) / np.sum(weights) * BLOCK
-        quota = np.maximum(np.floor(exact).astype(np.int64), 1)
-        # Largest remainder: hand out what rounding down left, or take back what the ones cost.
-        while (missing := int(BLOCK - quota.sum())) > 0:
-            quota[np.argmax(exact - quota)] += 1
-        for _ in range(-missing):
-            quota[np.argmax(np.where(quota > 1, quota - exact, -np.inf))] -= 1
-        self.quota = quota
+        self.quota = apportion(weights, BLOCK, names=names)
         self.seed = seed
-        self._ends = np.cumsum(quota)
+        self._ends = np.cumsum(self.quota)
 
     @property
     def fractions(self) -> list[float]:
@@ -155,3 +171,34 @@ class Mixture:
         component = np.searchsorted(self._ends, place, side="right")
         before = self._ends[component] - self.quota[component]
         return component, block * self.quota[component] + place - before
+
+
+class Streams:
+    """Row of the batch -> (component, token): rows that go on from step to step without end.
+
+    A row of the batch belongs to one component for the whole run. The rows of a component begin at
+    equal distances on the ring of its tokens and move on together. A row that comes to where the
+    next one began reads on there, so nothing is ever torn but the end of the ring; when the rows
+    have covered the distances between them, every token was read once.
+
+    >>> streams = Streams([30, 100], [1, 2], seed=0)
+    >>> component, token = streams(np.arange(3), passed=0)
+    >>> component.tolist(), int(token[2] - token[1]) % 100
+    ([0, 1, 1], 50)
+    """
+
+    def __init__(self, tokens: Sequence[int], quota: Sequence[int], *, seed: int):
+        """`tokens` on each component's ring, and how many rows of the batch belong to it."""
+        self._tokens = np.asarray(tokens, np.int64)
+        self._quota = np.asarray(quota, np.int64)
+        self._ends = np.cumsum(self._quota)
+        first = mixed(seed, 6, np.arange(len(self._tokens))) % self._tokens.astype(np.uint64)
+        self._first = first.astype(np.int64)  # where on the ring a run begins is its seed's choice
+
+    def __call__(self, place: np.ndarray, *, passed: int) -> tuple[np.ndarray, np.ndarray]:
+        """[B] places in the batch -> ([B] component, [B] first token) after `passed` tokens."""
+        component = np.searchsorted(self._ends, place, side="right")
+        number = place - (self._ends - self._quota)[component]
+        tokens = self._tokens[component]
+        begin = number * tokens // self._quota[component]
+        return component, (self._first[component] + begin + passed) % tokens

@@ -1,10 +1,13 @@
 """From documents to windows of a fixed width: which pieces of which documents make a row.
 
-Three packings (`flaxlm.data.spec.Data.packing`):
+The packings (`flaxlm.data.spec.Data.packing`):
 
-  stream  documents one after another, cut every `width` tokens; every row is full
-  split   each document cut every `width` tokens, one piece a row, the last one padded
-  pack    the pieces of "split" put together, best fit first: rows nearly full, short texts whole
+  stream          documents one after another, cut every `width` tokens; every row is full
+  split           each document cut every `width` tokens, one piece a row, the last one padded
+  pack            the pieces of "split" put together, best fit first: nearly full, short texts whole
+  sentences       whole sentences of one document, as many as fit one after another; padded
+  full_sentences  the same across documents
+  continue        "stream"; the order of the rows is another (`flaxlm.data.order.Streams`)
 """
 
 from collections.abc import Callable
@@ -12,11 +15,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from flaxlm.data.greedy import rows_across, rows_within
+from flaxlm.data.order import mixed
 from flaxlm.data.pieces import Documents, PieceRows, Pieces, best_fit, ranges
 from flaxlm.errors import ConfigError, DataError, nearest
 
 # Documents or pieces looked at together: bounds the temporary memory and the reach of the packer.
 CHUNK = 1 << 20
+# Documents whose sentences are looked at together.
+_SENTENCES_OF = 1 << 16
+# How often another partner is drawn for a row whose partner is of its own document.
+_REDRAWS = 10
 
 
 @dataclass(frozen=True)
@@ -29,7 +38,7 @@ class Counts:
       split: documents longer than a window: their pieces are in several rows.
       tokens: to be placed.
       dropped: tokens left over: in a stream, those after the last whole window; elsewhere none.
-      pieces: of documents ("stream": windows).
+      pieces: of documents ("stream", "sentences" and those like them: windows).
       rows: windows of an epoch.
       full: share of the rows' positions that hold a token.
     """
@@ -60,7 +69,7 @@ class Windows:
         Args:
           corpus: see `Documents`.
           width: tokens of a row (`objective.window(length)`).
-          packing: "stream", "split" or "pack".
+          packing: one of the above.
           separator: id put after every document that is not empty, or None.
           name: of the corpus, for errors.
 
@@ -72,6 +81,9 @@ class Windows:
             "stream": (self._lay_stream, self._pieces_of_stream),
             "split": (self._lay_split, self._pieces_of_split),
             "pack": (self._lay_pack, self._pieces_of_pack),
+            "sentences": (lambda: self._lay_greedy(rows_within), self._pieces_of_greedy),
+            "full_sentences": (lambda: self._lay_greedy(rows_across), self._pieces_of_greedy),
+            "continue": (self._lay_stream, self._pieces_of_stream),
         }
         if packing not in layouts:
             raise ConfigError(
@@ -84,6 +96,7 @@ class Windows:
         self._empty, split = self._scan()
         filled = corpus.documents - len(self._empty)
         self._tokens = int(self._offsets[-1]) + self._extra * filled
+        self._of_one_document = packing in ("split", "sentences")
         lay_out, self._pieces_of = layouts[packing]
         pieces, self._rows = lay_out()
         if self._rows == 0:
@@ -92,7 +105,7 @@ class Windows:
                 f"({len(self._empty)} empty) do not make one row of {width} tokens; "
                 "add text, or lower data.length"
             )
-        used = self._rows * width if packing == "stream" else self._tokens
+        used = self._rows * width if packing in ("stream", "continue") else self._tokens
         self.counts = Counts(
             documents=corpus.documents,
             empty=len(self._empty),
@@ -115,9 +128,9 @@ class Windows:
 
         Args:
           place: [B] in [0, len(self)); -1 makes a row of padding alone.
-          shift: [B] tokens in [0, width) by which a stream's windows are moved, so that epochs cut
-            at other places; the stream is a ring, so a row may join the last document and the
-            first. Other packings ignore it.
+          shift: [B] tokens by which a stream's windows are moved, so that epochs cut at other
+            places; the stream is a ring, so a row may join the last document and the first. Other
+            packings ignore it.
           index: [B] what the rows are to be called.
           pad: id of padding.
         """
@@ -131,6 +144,35 @@ class Windows:
             separator=self.separator,
             name=self._name,
         )
+
+    def others(self, place: np.ndarray, *key: int | np.ndarray) -> np.ndarray:
+        """[B] for each row another one, all others equally likely; -1 for a row of padding.
+
+        Where a row is of one document ("sentences", "split") the other is of another document; only
+        if ten draws find none it is of the same, as it is in a corpus of one document.
+
+        Args:
+          place: [B] as for `rows`.
+          key: numbers, or arrays [B], that the draw depends on, and on nothing else.
+        """
+        place = np.asarray(place, np.int64)
+        key = [np.broadcast_to(part, place.shape) for part in key]
+        found, left = np.full_like(place, -1), np.flatnonzero(place >= 0)
+        for turn in range(_REDRAWS):
+            own = place[left]
+            distance = mixed(turn, *(part[left] for part in key)) % np.uint64(self._rows - 1)
+            found[left] = (own + 1 + distance.astype(np.int64)) % self._rows
+            if not self._of_one_document:
+                break
+            same = self._document_of(own) == self._document_of(found[left])
+            left = left[same]
+            if not len(left):
+                break
+        return found
+
+    def _document_of(self, place: np.ndarray) -> np.ndarray:
+        """[B] the document of each row, where rows are of one."""
+        return self._pieces_of(place, np.zeros_like(place)).document
 
     def _scan(self) -> tuple[np.ndarray, int]:
         """(ids of empty documents, number of documents longer than a window)."""
@@ -173,6 +215,10 @@ class Windows:
         first = np.stack([first, np.zeros_like(first)], axis=1).ravel()
         length = np.stack([spans, self.width - spans], axis=1).ravel()
         row, first, length = (np.repeat(row, 2)[length > 0], first[length > 0], length[length > 0])
+        return self._cut(row, first, length)
+
+    def _cut(self, row: np.ndarray, first: np.ndarray, length: np.ndarray) -> Pieces:
+        """The pieces of documents in spans of the stream: `length` tokens from `first` on."""
         lowest = self._document_at(first)
         number = self._document_at(first + length - 1) - lowest + 1
         span = np.repeat(np.arange(len(first)), number)
@@ -203,6 +249,34 @@ class Windows:
         start = (piece - self._first_piece[document]) * self.width
         size = self._begin(document + 1) - self._begin(document)
         return Pieces(row, document, start, np.minimum(size - start, self.width))
+
+    def _lay_greedy(self, begins: Callable) -> tuple[int, int]:
+        found = [*begins(self._sentences(), self.width), np.array([self._tokens])]
+        self._begins = np.concatenate(found)
+        rows = len(self._begins) - 1
+        return rows, rows
+
+    def _sentences(self):
+        """Where sentences and documents begin in the stream, for a run of documents at a time; a
+        separator belongs to the last sentence of its document.
+        """
+        offsets = self.corpus.sentence_offsets
+        for start in range(0, self.corpus.documents, _SENTENCES_OF):
+            stop = min(start + _SENTENCES_OF, self.corpus.documents)
+            raw = np.asarray(self._offsets[start : stop + 1])
+            first, last = np.searchsorted(offsets, raw[[0, -1]])
+            sentences = np.array(offsets[first : last + 1])
+            documents = self._begin(np.arange(start, stop + 1))
+            if self._extra:
+                number = np.diff(np.searchsorted(sentences, raw))
+                sentences[:-1] += np.repeat((documents - raw)[:-1], number)
+                sentences[-1] = documents[-1]
+            yield sentences, documents
+
+    def _pieces_of_greedy(self, place: np.ndarray, shift: np.ndarray) -> Pieces:
+        row = np.flatnonzero(place >= 0)
+        first = self._begins[place[row]]
+        return self._cut(row, first, self._begins[place[row] + 1] - first)
 
     def _lay_pack(self) -> tuple[int, int]:
         pieces, _ = self._lay_split()

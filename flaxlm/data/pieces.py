@@ -15,6 +15,8 @@ class Documents(Protocol):
 
     Attributes:
       offsets: [N + 1] int64, tokens before each document; the last entry is the number of tokens.
+      sentence_offsets: [S + 1] int64, tokens before each sentence, and all of them; asked for
+        where rows are of whole sentences.
       documents: N.
       tokens: tokens of all documents.
       fingerprint: changes when any token does.
@@ -24,6 +26,7 @@ class Documents(Protocol):
     documents: int
     tokens: int
     fingerprint: str
+    sentence_offsets: np.ndarray
 
     def read(self, ids: np.ndarray) -> Sequence[tuple[np.ndarray, np.ndarray]]:
         """(tokens int32, places of sentence starts int32) of each document."""
@@ -46,6 +49,10 @@ class Pieces:
 
 class PieceRows:
     """Rows made of pieces, as `flaxlm.data.rows.Rows`; what nobody asks for is not made."""
+
+    partners: "tuple[PieceRows | MixedRows, ...]" = ()
+    window: np.ndarray  # these two are set by who knows them
+    epoch: np.ndarray
 
     def __init__(
         self,
@@ -143,6 +150,10 @@ class PieceRows:
 
 class MixedRows:
     """Rows of a batch that come from several corpora, as `flaxlm.data.rows.Rows`."""
+
+    partners: "tuple[PieceRows | MixedRows, ...]" = ()
+    window: np.ndarray
+    epoch: np.ndarray
 
     def __init__(self, index: np.ndarray, parts: Sequence[tuple[np.ndarray, PieceRows]]):
         """`parts`: (places in the batch, rows that belong there), which together fill the batch."""

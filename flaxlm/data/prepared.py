@@ -70,7 +70,8 @@ def cached_vocab(spec: Vocabulary, sources: Sequence[Source], cache: Path) -> Vo
     Raises:
       ConfigError, MissingInput, DataError: see `train_vocab` and `documents`.
     """
-    facts = [1, spec.size, spec.kind, spec.coverage, [fingerprint(s) for s in sources]]
+    settings = [spec.size, spec.kind, spec.coverage, spec.lowercase]
+    facts = [2, *settings, [fingerprint(s) for s in sources]]
     path = cache / "vocab" / f"{key(facts)}.model"
     with alone(path.with_suffix(".lock")):
         if not path.exists():
@@ -114,7 +115,7 @@ def interleaved(sources: Sequence[Source]) -> Iterator[str]:
 def _vocab(data: Data, cache: Path) -> Vocab:
     spec = data.vocabulary
     if spec.path:
-        return load_vocab(spec.path, sentinels=spec.sentinels)
+        return load_vocab(spec.path, sentinels=spec.sentinels, lowercase=spec.lowercase)
     corpora = [s for s in (*data.sources, *data.held_out) if _folder(s)]
     if (
         corpora

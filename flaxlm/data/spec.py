@@ -6,6 +6,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from flaxlm.errors import ConfigError, nearest
+
+KINDS = ("unigram", "bpe", "wordpiece", "bytes")
+
 
 @dataclass(frozen=True)
 class Source:
@@ -29,15 +33,21 @@ class Source:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """A sentencepiece vocabulary: read from a file, or trained on the sources once and cached.
+    """A vocabulary: read from a file, or trained on the sources once and cached.
 
     Attributes:
-      path: a sentencepiece .model file; "" trains one on the run's own sources.
+      path: what `flaxlm.data.vocab.load_vocab` reads: a sentencepiece .model, a vocab.txt, a
+        vocab.json with its merges beside it, a tokenizer.json, or a folder with one of them; ""
+        trains one on the run's own sources.
       size: pieces to train, the named special symbols included, sentinels not.
-      kind: "unigram" or "bpe", for training.
+      kind: "unigram" or "bpe" (sentencepiece), "wordpiece", or "bytes" (byte-level BPE), for
+        training; of a file that `path` names it is what tracing takes it for.
       coverage: share of characters that get a piece of their own, for training (0.9995 suits
-        Korean).
-      sentinels: how many sentinel ids (<extra_id_0> ...) stand above the pieces.
+        Korean); "bytes" needs none, since it has all bytes.
+      sentinels: how many sentinel ids (<extra_id_0> ...) stand above the pieces of sentencepiece;
+        the other kinds have none.
+      lowercase: lower-case the text and drop accents before it is cut; also true where the files
+        that `path` names say so. Not for "bytes".
     """
 
     path: str = ""
@@ -45,23 +55,63 @@ class Vocabulary:
     kind: str = "unigram"
     coverage: float = 1.0
     sentinels: int = 100
+    lowercase: bool = False
 
     def blank(self) -> "BlankVocab":
-        """Ids without text, for tracing a run whose vocabulary is not at hand."""
-        return BlankVocab(self.size, self.sentinels)
+        """Ids without text, for tracing a run whose vocabulary is not at hand.
+
+        Raises:
+          ConfigError: an unknown kind.
+        """
+        if self.kind not in KINDS:
+            raise ConfigError(f"data.vocabulary.kind={self.kind}: {nearest(self.kind, KINDS)}")
+        return BlankVocab(self.size, self.sentinels, kind=self.kind)
 
 
 class BlankVocab:
     """The ids of a vocabulary that has not been trained or read: enough to know every shape of a
-    run.
+    run. The special symbols are those of a vocabulary trained here; every piece begins a word.
     """
 
-    pad, eos, unk, bos, cls, sep, mask = range(7)
+    pad: int | None
+    eos: int | None
+    unk: int | None
+    bos: int | None
+    cls: int | None
+    sep: int | None
+    mask: int | None
 
-    def __init__(self, pieces: int, sentinels: int):
+    def __init__(self, pieces: int, sentinels: int, *, kind: str = "unigram"):
         self.pieces = pieces
-        self.size = pieces + sentinels
+        self.size = pieces + (sentinels if kind in ("unigram", "bpe") else 0)
         self.sentinels = np.arange(self.size - 1, pieces - 1, -1, dtype=np.int32)
+        if kind == "wordpiece":
+            ids = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
+        elif kind == "bytes":
+            ids = {"bos": 0, "cls": 0, "pad": 1, "eos": 2, "sep": 2, "unk": 3, "mask": pieces - 1}
+        else:
+            ids = {"pad": 0, "eos": 1, "unk": 2, "bos": 3, "cls": 4, "sep": 5, "mask": 6}
+        for name in ("pad", "eos", "unk", "bos", "cls", "sep", "mask"):
+            setattr(self, name, ids[name] if name in ids else None)
+        self.special = np.zeros(self.size, bool)
+        self.special[[at for name, at in ids.items() if name != "unk"]] = True
+        self.special[self.sentinels] = True
+        self.word_starts = self.unit_starts = np.ones(self.size, bool)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a run: from step `start` (the first is 0) on, rows and batches have these sizes.
+
+    Attributes:
+      start: steps made before it.
+      length: as `Data.length`.
+      batch: as `Data.batch`.
+    """
+
+    start: int
+    length: int
+    batch: int
 
 
 @dataclass(frozen=True)
@@ -77,8 +127,12 @@ class Data:
         out of training.
       held_out_share: share of documents held out where `held_out` is ().
       packing: "stream" (documents concatenated and cut into rows, as T5 and GPT do), "pack" (whole
-        pieces of documents packed best-fit into rows) or "split" (one piece of one document per
-        row, padded).
+        pieces of documents packed best-fit into rows), "split" (one piece of one document per row,
+        padded), "sentences" (as many whole sentences of one document as fit, padded),
+        "full_sentences" (the same across documents) or "continue" (each row goes on where that row
+        of the batch before ended).
+      phases: changes of length and batch on the way, in the order of their starts; until the first
+        of them the run has `length` and `batch`.
     """
 
     sources: tuple[Source, ...]
@@ -88,3 +142,9 @@ class Data:
     held_out: tuple[Source, ...] = ()
     held_out_share: float = 0.01
     packing: str = "stream"
+    phases: tuple[Phase, ...] = ()
+
+    @property
+    def course(self) -> tuple[Phase, ...]:
+        """All phases of the run, the one from step 0 included."""
+        return (Phase(0, self.length, self.batch), *self.phases)

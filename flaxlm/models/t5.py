@@ -157,9 +157,9 @@ class Tower(nn.Module):
     def __call__(self, x_BLD, mask, memory_BSD=None, memory_mask=None, *, train):
         size, length = self.size, x_BLD.shape[1]
         drop = partial(Dropout(size.dropout, shared=(-2,), name="dropout"), train=train)
-        bias = RelativeBias(
-            size.heads, size.buckets, size.max_distance, self.two_sided, name="bias"
-        )(length, length)
+        bias = RelativeBias(size.buckets, size.max_distance, self.two_sided, name="bias").bias(
+            size.heads, length, length
+        )
         x_BLD = stack(
             _block(size, self.mlp),
             drop(x_BLD),

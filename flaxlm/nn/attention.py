@@ -13,6 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from flaxlm.nn.dropout import Dropout
 from flaxlm.nn.linear import project
+from flaxlm.nn.relative import Relative, RelativeScores
 from flaxlm.sharding import axis_size, constrain
 
 _MASKED = -1e30  # finite: a row without any visible key becomes uniform instead of NaN
@@ -37,7 +38,7 @@ def attend(
       k_BSHK: keys.
       v_BSHK: values.
       mask: [B or 1, 1, Q, S] booleans, True where a query sees a key.
-      bias: [1, H, Q, S] fp32, added to the scores.
+      bias: [1 or B, H, Q, S] fp32, added to the scores.
       dropout: applied to the attention weights [B, H, Q, S].
 
     Returns:
@@ -52,7 +53,9 @@ def attend(
 def scores(q_BQHK: jax.Array, k_BSHK: jax.Array, bias: jax.Array | None) -> jax.Array:
     """[B, H, Q, S] fp32 attention scores before mask and softmax; arguments as `attend`."""
     s_BHQS = jnp.einsum("BQHK,BSHK->BHQS", q_BQHK, k_BSHK, preferred_element_type=jnp.float32)
-    return s_BHQS if bias is None else _add_bias(s_BHQS, bias)
+    if bias is None:
+        return s_BHQS
+    return _add_bias(s_BHQS, bias) if len(bias) == 1 else s_BHQS + bias
 
 
 @jax.custom_vjp
@@ -108,14 +111,15 @@ class Attention(nn.Module):
         memory_BSD: jax.Array,
         *,
         mask: jax.Array,
-        bias: jax.Array | None = None,
+        bias: jax.Array | Relative | None = None,
         rotation: Callable[[jax.Array], jax.Array] | None = None,
         train: bool,
     ) -> jax.Array:
         """[B, Q, D]: `x` attends to `memory`, which is `x` in self-attention.
 
         Args:
-          mask, bias: see `attend`.
+          mask, bias: see `attend`. A `Relative` bias is computed here from queries and keys, with
+            parameters "relative" (nn.relative.RelativeScores).
           rotation: turns queries and keys [B, L, H, K] by their positions (nn.positions.Rotation).
         """
         inner = self.heads * self.head_dim
@@ -129,6 +133,9 @@ class Attention(nn.Module):
         q_BQHK = heads_of(x_BQD, "query", self.query_init, "length")
         k_BSHK = heads_of(memory_BSD, "key", None, "keys")
         v_BSHK = heads_of(memory_BSD, "value", None, "keys")
+        if isinstance(bias, Relative):
+            relative = RelativeScores(self.heads, self.head_dim, self.kernel_init, name="relative")
+            bias = relative(q_BQHK, k_BSHK, bias.encoding) * self.scale
         if rotation is not None:
             q_BQHK, k_BSHK = rotation(q_BQHK), rotation(k_BSHK)
         if self.scale != 1.0:

@@ -40,12 +40,17 @@ class Embed(nn.Module):
 
     def __call__(self, tokens_BL: jax.Array) -> jax.Array:
         """[B, L, D] embeddings. Ids are checked on the host; here they are clipped."""
-        # The width is gathered over the mesh before the lookup, the vocabulary is not: a lookup in
-        # a table split along both dims makes XLA replicate the activations ("involuntary full
-        # rematerialization").
-        table_VD = constrain(self.table_VD.astype(self.dtype), "vocab", "width")
-        x_BLD = jnp.take(table_VD, tokens_BL, axis=0, mode="clip")
-        return constrain(x_BLD, "batch", "length", "width")
+        return look_up(self.table_VD.astype(self.dtype), tokens_BL, "vocab")
+
+
+def look_up(table_ND: jax.Array, ids_BL: jax.Array, axis: str) -> jax.Array:
+    """[B, L, D]: the rows `ids` of a table whose rows have the dim name `axis`, clipped to it."""
+    # The width is gathered over the mesh before the lookup, the vocabulary is not: a lookup in a
+    # table split along both dims makes XLA replicate the activations ("involuntary full
+    # rematerialization").
+    table_ND = constrain(table_ND, axis, "width")
+    x_BLD = jnp.take(table_ND, ids_BL, axis=0, mode="clip")
+    return constrain(x_BLD, "batch", "length", "width")
 
 
 class Head(nn.Module):
@@ -87,7 +92,4 @@ class Table(nn.Module):
 
     def __call__(self, ids_BL: jax.Array) -> jax.Array:
         """[B, L, D]: the rows `ids`, clipped to the table (the plan refuses rows too long)."""
-        table_ND = constrain(self.table_ND.astype(self.dtype), self.axis, "width")
-        return constrain(
-            jnp.take(table_ND, ids_BL, axis=0, mode="clip"), "batch", "length", "width"
-        )
+        return look_up(self.table_ND.astype(self.dtype), ids_BL, self.axis)

@@ -53,7 +53,9 @@ class Position(nn.Module):
         return x_BLD
 
     def bias(self, heads: int, queries: int, keys: int) -> jax.Array | None:
-        """[1, H, Q, S] fp32 added to the attention scores, or None; both sides start at 0."""
+        """[1, H, Q, S] fp32 added to the attention scores, or None; both sides start at 0. Or what
+        `nn.attention.Attention` makes such scores of, per layer (nn.relative).
+        """
         return None
 
     def rotation(self, positions_BL: jax.Array, head_dim: int) -> Rotation | None:
@@ -65,7 +67,7 @@ class Learned(Position):
     """A table of learned positions (BERT, GPT).
 
     Attributes:
-      rows: longest position + 1 - offset.
+      rows: longest position + 1 + offset.
       kernel_init: initializer of the table.
       offset: row of position 0.
     """
@@ -87,6 +89,8 @@ class Learned(Position):
 class Sinusoidal(Position):
     """Fixed sines and cosines (Vaswani et al. 2017, section 3.5).
 
+    Of an odd width the last column is a sine (interleaved) or zero.
+
     Attributes:
       interleaved: sine and cosine of a frequency side by side, as in the paper; else all sines,
         then all cosines, as in tensor2tensor and fairseq, whose exponents run to the end of the
@@ -99,16 +103,17 @@ class Sinusoidal(Position):
 
     def embed(self, x_BLD, positions_BL):
         width = x_BLD.shape[-1]
-        half = width // 2
-        steps = np.arange(half) / (half if self.interleaved else half - 1)
-        angle_BLF = positions_BL[..., None].astype(jnp.float32) * jnp.asarray(
-            self.base**-steps, jnp.float32
-        ).reshape(1, 1, -1)
+        if self.interleaved:
+            steps = np.arange(0, width, 2) / width
+        else:
+            steps = np.arange(width // 2) / max(width // 2 - 1, 1)
+        angle_BLF = _angles(positions_BL, self.base**-steps)
         waves = [jnp.sin(angle_BLF), jnp.cos(angle_BLF)]
         if self.interleaved:
-            table_BLD = jnp.stack(waves, axis=-1).reshape(*positions_BL.shape, 2 * half)
+            table_BLD = jnp.stack(waves, axis=-1).reshape(*positions_BL.shape, -1)[..., :width]
         else:
             table_BLD = jnp.concatenate(waves, axis=-1)
+            table_BLD = jnp.pad(table_BLD, ((0, 0), (0, 0), (0, width % 2)))
         return x_BLD + table_BLD.astype(x_BLD.dtype)
 
 
@@ -128,10 +133,7 @@ class Rotary(Position):
 
     def rotation(self, positions_BL, head_dim):
         turning = int(head_dim * self.share) // 2 * 2
-        frequency = self.base ** -(np.arange(0, turning, 2) / turning)
-        angle_BLP = positions_BL[..., None].astype(jnp.float32) * jnp.asarray(
-            frequency, jnp.float32
-        ).reshape(1, 1, -1)
+        angle_BLP = _angles(positions_BL, self.base ** -(np.arange(0, turning, 2) / turning))
         cos, sin = jnp.cos(angle_BLP), jnp.sin(angle_BLP)
         if self.interleaved:
             cos, sin = jnp.repeat(cos, 2, axis=-1), jnp.stack([-sin, sin], axis=-1)
@@ -142,8 +144,18 @@ class Rotary(Position):
         return Rotation(cos[:, :, None], sin[:, :, None], interleaved=self.interleaved)
 
 
+def _angles(positions_BL: jax.Array, frequency_F: np.ndarray) -> jax.Array:
+    """[B, L, F] fp32: positions times frequencies."""
+    frequency_F = jnp.asarray(frequency_F, jnp.float32)
+    return positions_BL[..., None].astype(jnp.float32) * frequency_F[None, None]
+
+
 class Alibi(Position):
-    """ALiBi (Press et al. 2022): scores fall linearly with the distance, steeper head by head."""
+    """ALiBi (Press et al. 2022): scores fall linearly with the distance, steeper head by head.
+
+    In a causal stack this is BLOOM's bias too: that one rises with the key's position, which
+    differs by a constant per query, and softmax drops constants.
+    """
 
     def bias(self, heads, queries, keys):
         distance_QS = jnp.arange(queries)[:, None] - jnp.arange(keys)[None, :]
@@ -192,27 +204,25 @@ def buckets(distance: np.ndarray, *, count: int, max_distance: int, two_sided: b
     return (base + np.where(steps < exact, steps, np.minimum(far, count - 1))).astype(np.int32)
 
 
-class RelativeBias(nn.Module):
-    """Bias of the attention scores by bucketed distance; one table serves all layers of a stack.
+class RelativeBias(Position):
+    """T5's bias of the attention scores by bucketed distance; one table serves all layers of a
+    stack.
 
     Attributes:
-      heads: H.
       count: number of buckets.
       max_distance: see `buckets`.
-      two_sided: see `buckets`.
+      two_sided: see `buckets`; False in causal stacks.
     """
 
-    heads: int
-    count: int
-    max_distance: int
-    two_sided: bool
+    count: int = 32
+    max_distance: int = 128
+    two_sided: bool = False
 
     @nn.compact
-    def __call__(self, queries: int, keys: int) -> jax.Array:
-        """[1, H, Q, S] fp32 bias for queries and keys that both start at position 0."""
+    def bias(self, heads, queries, keys):
         init = jax.nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")  # as T5X
         table = self.param(
-            "table", param(init, "buckets", "heads"), (self.count, self.heads), jnp.float32
+            "table", param(init, "buckets", "heads"), (self.count, heads), jnp.float32
         )
         # A bias depends on the distance alone: look up one value per distance, then spread them
         # over the diagonals.

@@ -1,10 +1,12 @@
 """A stack of equal layers. Its parameters are [layers, ...] however it is computed."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from flaxlm.nn.compute import Compute
 
@@ -14,9 +16,11 @@ def stack(
     x: jax.Array,
     *shared,
     each: Sequence = (),
+    common: Sequence[str] = (),
     depth: int,
     compute: Compute,
     train: bool,
+    collect: bool = False,
 ) -> Any:
     """`depth` layers of one block in turn. Call it in the compact method of the block's parent.
 
@@ -27,27 +31,91 @@ def stack(
       x: input of the first layer, an array or a tree of arrays.
       *shared: arrays, trees of arrays or None that every layer gets as they are.
       each: arrays [depth, ...] or trees of them, of which layer i gets the i-th entry.
+      common: names of the block's parts whose parameters all layers have in common. They have no
+        dim "layers", whose gradient is the sum over the layers; dropout stays each layer's own.
       depth: number of layers.
       compute: scanned or unrolled, and what to keep for the backward pass.
       train: whether dropout is on.
+      collect: the block returns a pair, the next x and what is to be collected over the layers.
 
     Returns:
-      The output of the last layer, as x.
+      The output of the last layer, as x; with `collect` a pair of it and the layers' collected
+      values, stacked [depth, ...].
     """
 
     def layer(block, x, each, *shared):
-        return block(x, *each, *shared, train=train), None
+        found = block(x, *each, *shared, train=train)
+        return found if collect else (found, None)
 
     if compute.policy is not None:
         # Merging common subexpressions must not undo the recomputation; in a loop it cannot.
         layer = nn.remat(layer, policy=compute.policy, prevent_cse=not compute.scan)
-    layers = nn.scan(
-        layer,
+    repeated = partial(
+        nn.scan,
         variable_axes={"params": 0, "layers": 0},
+        variable_broadcast=_COMMON,
         split_rngs={"params": True, "dropout": True},
         in_axes=(0, *(nn.broadcast,) * len(shared)),
         length=depth,
         unroll=1 if compute.scan else depth,
         metadata_params={nn.PARTITION_NAME: "layers"},
     )
-    return layers(block, x, tuple(each), *shared)[0]
+    if not common:
+        layers = repeated(layer)
+    elif block.is_initializing():
+        layers = _first_of(common, repeated(layer), depth)
+    else:
+        layers = _apart(common, repeated(_together(layer)))
+    x, collected = layers(block, x, tuple(each), *shared)
+    return (x, collected) if collect else x
+
+
+# The collection that parameters in common are in while a stack runs: the loop hands it to every
+# layer as it is. Outside and inside of the loop they are parameters like the others.
+_COMMON = "common"
+
+
+def _apart(common: Sequence[str], layers):
+    """`layers` with the parameters `common` in a collection of their own."""
+
+    def view(variables):
+        params = variables["params"]
+        own = {name: part for name, part in params.items() if name not in common}
+        return {"params": own, _COMMON: {name: params[name] for name in common}}
+
+    return nn.map_variables(layers, ("params", _COMMON), view)
+
+
+def _together(layer):
+    """The inverse of `_apart`, inside the loop."""
+
+    def view(variables):
+        return {"params": {**variables.get("params", {}), **variables[_COMMON]}}
+
+    return nn.map_variables(layer, ("params", _COMMON), view)
+
+
+def _first_of(common: Sequence[str], layers, depth: int):
+    """`layers` when initial values are drawn: of what is common, those of the first layer stay."""
+
+    def change(variables, function):
+        params = variables.get("params", {})
+        boxed = partial(jax.tree.map, function, is_leaf=lambda x: hasattr(x, "remove_axis"))
+        changed = {name: boxed(params[name]) for name in common if name in params}
+        return {"params": {**params, **changed}}
+
+    def first(box):
+        return box.replace_boxed(box.value[0]).remove_axis(0, {})
+
+    def repeat(box):
+        whole = jnp.broadcast_to(box.value, (depth, *box.value.shape))
+        return box.replace_boxed(whole).add_axis(0, {nn.PARTITION_NAME: "layers"})
+
+    return nn.map_variables(
+        layers,
+        "params",
+        lambda variables: change(variables, repeat),
+        lambda variables: change(variables, first),
+        init=True,
+        mutable=True,
+    )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import jax
+import numpy as np
 
 from flaxlm.batch import Batch, Features
 from flaxlm.data.random import RowRandom
@@ -80,7 +81,9 @@ class Objective(ABC):
         entropy of its targets after the run.
     """
 
-    packings: ClassVar[tuple[str, ...]] = ("stream", "split", "pack")
+    packings: ClassVar[tuple[str, ...]] = (
+        "stream", "split", "pack", "sentences", "full_sentences", "continue"
+    )  # fmt: skip
     symbols: ClassVar[tuple[str, ...]] = ()
     partners: ClassVar[int] = 0
     measured: ClassVar[tuple[str, str, str]] = ("text_nll", "targets", "text_weights")
@@ -90,6 +93,12 @@ class Objective(ABC):
         """Raw tokens per row of the corpus such that the longest feature that `prepare` makes
         has `length` positions.
         """
+
+    def advance(self, length: int) -> int:
+        """Raw tokens by which a row moves on at every step under the packing "continue"; fewer
+        than its window where successive rows overlap.
+        """
+        return self.window(length)
 
     def separator(self, vocab) -> int | None:
         """Id put after every document before the corpus is cut into windows; None: no id."""
@@ -117,7 +126,11 @@ class Objective(ABC):
         """The rows of `features` as text, input and target side by side."""
 
     def predict(self, apply: Apply, batch: Batch) -> jax.Array | None:
-        """Device: [B, M] ids the model gives for `targets` from the inputs alone; None where
-        that has no meaning.
+        """Device: ids the model gives for the feature of targets (`measured`) from the inputs
+        alone, of its shape; None where that has no meaning.
         """
         return None
+
+    def guessed(self, features: Features, predicted: np.ndarray, vocab) -> Features:
+        """`features` with the ids of `predict` as targets, for `show` to show."""
+        return {**features, self.measured[1]: predicted}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
-from flaxlm.batch import Batch
+from flaxlm.batch import Batch, Features
 from flaxlm.decode import greedy
 from flaxlm.errors import ConfigError
 from flaxlm.losses import cross_entropy
@@ -55,6 +55,16 @@ class EncoderDecoderObjective(TokenObjective):
     def predict(self, apply: Apply, batch: Batch) -> jax.Array:
         """[B, M] ids decoded greedily, as long as the targets may be."""
         return greedy(apply, batch)
+
+    def guessed(self, features: Features, predicted: np.ndarray, vocab) -> Features:
+        """A prediction is as long as it says: it ends with its first eos, what follows is noise."""
+        ended = np.cumsum(predicted == vocab.eos, axis=1) - (predicted == vocab.eos) > 0
+        return {
+            **features,
+            "targets": np.where(ended, np.int32(vocab.pad), predicted),
+            "weights": (~ended).astype(np.float32),
+            "decoder_segments": (~ended).astype(np.int32),
+        }
 
 
 def shift_right(targets: np.ndarray, start: int) -> np.ndarray:

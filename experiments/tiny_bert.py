@@ -1,0 +1,47 @@
+"""A small BERT on the English that Python carries: minutes on a laptop.
+
+Command   python -m flaxlm.train --experiment tiny_bert
+Hardware  2 CPU cores, nothing to download.
+Measured  (to be measured)
+"""
+
+from dataclasses import replace
+
+from experiments.bert_base import experiment as recipe
+from flaxlm.data.spec import Data, Source, Vocabulary
+from flaxlm.experiment import Run
+from flaxlm.models import bert
+from flaxlm.nn.compute import Compute
+from flaxlm.objectives.masked_lm import MaskedLM
+from flaxlm.objectives.pairs import NextSentence
+from flaxlm.optim import AdamW, Cosine
+from flaxlm.sharding import Mesh
+
+experiment = replace(
+    recipe,
+    model=bert.Model(
+        bert.Size(
+            depth=2,
+            width=128,
+            mlp=512,
+            heads=4,
+            vocab=1024,
+            length=128,
+            dropout=0.0,
+            attention_dropout=0.0,
+        ),
+        Compute(scan=False),
+    ),
+    objective=MaskedLM(slots=20, pairs=NextSentence()),
+    data=Data(
+        sources=(Source("embedded:english"),),
+        vocabulary=Vocabulary(size=1024, kind="wordpiece", sentinels=0, lowercase=True),
+        packing="sentences",
+        held_out_share=0.06,
+        batch=32,
+        length=128,
+    ),
+    optimizer=AdamW(Cosine(peak=2e-3, warmup=60), b2=0.98, decay=0.01),
+    run=Run(steps=1000, log_every=50, eval_every=500, save_every=500),
+    mesh=Mesh(),
+)

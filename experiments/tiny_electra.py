@@ -1,0 +1,48 @@
+"""A small ELECTRA on the English that Python carries: minutes on a laptop.
+
+Command   python -m flaxlm.train --experiment tiny_electra
+Hardware  2 CPU cores, nothing to download.
+Measured  (to be measured)
+"""
+
+from dataclasses import replace
+
+from experiments.electra_small import experiment as recipe
+from flaxlm.data.spec import Data, Source, Vocabulary
+from flaxlm.experiment import Run
+from flaxlm.models import electra
+from flaxlm.nn.compute import Compute
+from flaxlm.optim import AdamW, Cosine
+from flaxlm.sharding import Mesh
+
+experiment = replace(
+    recipe,
+    model=electra.Model(
+        electra.Size(
+            depth=2,
+            width=128,
+            mlp=512,
+            heads=4,
+            embed_width=128,
+            generator_width=64,
+            generator_mlp=256,
+            generator_heads=2,
+            vocab=1024,
+            length=128,
+            dropout=0.0,
+            attention_dropout=0.0,
+        ),
+        Compute(scan=False),
+    ),
+    data=Data(
+        sources=(Source("embedded:english"),),
+        vocabulary=Vocabulary(size=1024, kind="wordpiece", sentinels=0, lowercase=True),
+        packing="sentences",
+        held_out_share=0.06,
+        batch=32,
+        length=128,
+    ),
+    optimizer=AdamW(Cosine(peak=2e-3, warmup=60), b2=0.98, decay=0.01),
+    run=Run(steps=700, log_every=50, eval_every=350, save_every=350),
+    mesh=Mesh(),
+)

@@ -1,0 +1,43 @@
+"""A small GPT-1, language modelling on the English that Python carries: minutes on a laptop.
+
+Command   python -m flaxlm.train --experiment tiny_gpt1
+Hardware  2 CPU cores, nothing to download.
+Measured  (to be measured)
+"""
+
+from dataclasses import replace
+
+from experiments.gpt1 import experiment as recipe
+from flaxlm.data.spec import Data, Source, Vocabulary
+from flaxlm.experiment import Run
+from flaxlm.models import gpt1
+from flaxlm.nn.compute import Compute
+from flaxlm.optim import AdamW, Cosine
+from flaxlm.sharding import Mesh
+
+experiment = replace(
+    recipe,
+    model=gpt1.Model(
+        gpt1.Size(
+            depth=2,
+            width=128,
+            mlp=512,
+            heads=4,
+            head_dim=32,
+            vocab=1024,
+            positions=128,
+            dropout=0.0,
+        ),
+        Compute(scan=False),
+    ),
+    data=Data(
+        sources=(Source("embedded:english"),),
+        vocabulary=Vocabulary(size=1024, kind="bpe", sentinels=0, lowercase=True),
+        held_out_share=0.06,
+        batch=32,
+        length=128,
+    ),
+    optimizer=AdamW(Cosine(peak=3e-3, warmup=60), b2=0.95, decay=0.1),
+    run=Run(steps=700, log_every=50, eval_every=350, save_every=350),
+    mesh=Mesh(),
+)

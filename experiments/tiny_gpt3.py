@@ -1,0 +1,36 @@
+"""A small GPT-3 with a band of 32, language modelling on the English that Python carries.
+
+Command   python -m flaxlm.train --experiment tiny_gpt3
+Hardware  2 CPU cores, nothing to download.
+Measured  (to be measured)
+"""
+
+from dataclasses import replace
+
+from experiments.gpt3_125m import experiment as recipe
+from flaxlm.data.spec import Data, Source, Vocabulary
+from flaxlm.experiment import Run
+from flaxlm.models import gpt3
+from flaxlm.nn.compute import Compute
+from flaxlm.optim import AdamW, Cosine
+from flaxlm.sharding import Mesh
+
+experiment = replace(
+    recipe,
+    model=gpt3.Model(
+        gpt3.Size(
+            depth=2, width=128, mlp=512, heads=4, head_dim=32, vocab=1024, positions=128, band=32
+        ),
+        Compute(scan=False),
+    ),
+    data=Data(
+        sources=(Source("embedded:english"),),
+        vocabulary=Vocabulary(size=1024, kind="bytes", sentinels=0),
+        held_out_share=0.06,
+        batch=32,
+        length=128,
+    ),
+    optimizer=AdamW(Cosine(peak=3e-3, warmup=60), b2=0.95, decay=0.1),
+    run=Run(steps=700, log_every=50, eval_every=350, save_every=350),
+    mesh=Mesh(),
+)
