@@ -8,11 +8,12 @@ Recipe    The student begins with the teacher's layers 0, 2, 4, 7, 9 and 11, its
           hidden states. AdamW (0.9, 0.98, 1e-6), peak 5e-4 after 5 % of the steps, linear to 0,
           clipping to norm 5, batch 2,000 (8 devices x 5 rows x 50 accumulations). 3 epochs, here
           150,000 steps. Tokens are masked uniformly; the published script draws rare ones more
-          often, which is units=RareTokens("counts.txt") with dither=True after
+          often, which is units=RareTokens(path="counts.txt") with dither=True after
           python -m flaxlm.data count FOLDER --out counts.txt on the prepared corpus.
 Data      English Wikipedia with BooksCorpus, which is not public: Wikipedia alone (TFDS).
-Teacher   runs/bert_base: a run of bert_base, or the published checkpoint made a run by
-          python -m flaxlm.convert --from-hf FOLDER --to runs/bert_base.
+Teacher   runs/bert_base: a run of bert_base, whose vocabulary becomes this run's by
+          --data.vocabulary.path=runs/bert_base/vocab.model. For a published checkpoint, converted
+          by python -m flaxlm.convert, `teacher` is the class and activation that it prints.
 """
 
 from flaxlm.data.spec import Data, Source, Vocabulary
@@ -26,6 +27,7 @@ from flaxlm.sharding import Mesh
 
 TEACHER = "runs/bert_base"
 compute = Compute(dtype="bfloat16", remat="full")
+teacher = bert.Model(bert.SIZES["base_uncased"], compute)
 
 experiment = Experiment(
     model=distilbert.Model(distilbert.SIZES["base_uncased"], compute),
@@ -55,5 +57,5 @@ experiment = Experiment(
         Restore(TEACHER, take="embed/norm", into="embed/norm"),
         Restore(TEACHER, take="head", into="head"),
     ),
-    frozen=(Frozen("teacher", bert.Model(bert.SIZES["base_uncased"], compute), Restore(TEACHER)),),
+    frozen=(Frozen("teacher", teacher, Restore(TEACHER)),),
 )

@@ -12,7 +12,7 @@ from flaxlm.data.spec import Data, Source, Vocabulary
 from flaxlm.experiment import Run
 from flaxlm.models import bart
 from flaxlm.nn.compute import Compute
-from flaxlm.optim import AdamW, Linear
+from flaxlm.optim import Cosine, Muon
 from flaxlm.sharding import Mesh
 
 experiment = replace(
@@ -38,7 +38,7 @@ experiment = replace(
         length=128,
         packing="sentences",
     ),
-    optimizer=AdamW(Linear(peak=2e-3, warmup=100), eps=1e-6, decay=0.01, decay_on="all"),
-    run=Run(steps=1000, log_every=50, eval_every=500, save_every=500),
+    optimizer=Muon(Cosine(peak=0.006, warmup=60), decay=0.01),
+    run=Run(steps=800, log_every=50, eval_every=200, save_every=400),
     mesh=Mesh(),
 )

@@ -14,7 +14,7 @@ from flaxlm.models import bert
 from flaxlm.nn.compute import Compute
 from flaxlm.objectives.masked_lm import MaskedLM
 from flaxlm.objectives.pairs import NextSentence
-from flaxlm.optim import AdamW, Cosine
+from flaxlm.optim import Cosine, Muon
 from flaxlm.sharding import Mesh
 
 experiment = replace(
@@ -41,7 +41,7 @@ experiment = replace(
         batch=32,
         length=128,
     ),
-    optimizer=AdamW(Cosine(peak=2e-3, warmup=60), b2=0.98, decay=0.01),
-    run=Run(steps=1000, log_every=50, eval_every=500, save_every=500),
+    optimizer=Muon(Cosine(peak=0.006, warmup=60), decay=0.01),
+    run=Run(steps=800, log_every=50, eval_every=200, save_every=400),
     mesh=Mesh(),
 )

@@ -12,7 +12,7 @@ from flaxlm.data.spec import Data, Source, Vocabulary
 from flaxlm.experiment import Run
 from flaxlm.models import gpt3
 from flaxlm.nn.compute import Compute
-from flaxlm.optim import AdamW, Cosine
+from flaxlm.optim import Cosine, Muon
 from flaxlm.sharding import Mesh
 
 experiment = replace(
@@ -30,7 +30,7 @@ experiment = replace(
         batch=32,
         length=128,
     ),
-    optimizer=AdamW(Cosine(peak=3e-3, warmup=60), b2=0.95, decay=0.1),
-    run=Run(steps=700, log_every=50, eval_every=350, save_every=350),
+    optimizer=Muon(Cosine(peak=0.006, warmup=60), decay=0.01),
+    run=Run(steps=800, log_every=50, eval_every=200, save_every=400),
     mesh=Mesh(),
 )

@@ -2,9 +2,9 @@
 
 Command   python -m flaxlm.train --experiment tiny_t5_ko --data.sources.0.uri=text:FILE
 Hardware  2 CPU cores, nothing to download.
-Data      A text file is a document; "lines:FILE" takes every line for one, "jsonl:FILE" every
-          record. The vocabulary is trained on it: 4,000 unigram pieces, of which rare syllables are
-          left to bytes.
+Data      A long text file (it is cut into documents of 65,536 characters); "lines:FILE" takes
+          every line for a document, "jsonl:FILE" every record. The vocabulary is trained on it:
+          4,000 unigram pieces, rare syllables left to bytes.
 Measured  (to be measured)
 """
 
@@ -18,7 +18,7 @@ experiment = replace(
     model=english.model.clone(size=replace(english.model.size, vocab=4224)),
     data=replace(
         english.data,
-        sources=(Source("lines:korean.txt"),),
+        sources=(Source("text:korean.txt"),),
         vocabulary=Vocabulary(size=4000, coverage=0.9995),
     ),
 )

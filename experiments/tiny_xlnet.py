@@ -13,8 +13,7 @@ from flaxlm.data.spec import Data, Source, Vocabulary
 from flaxlm.experiment import Run
 from flaxlm.models import xlnet
 from flaxlm.nn.compute import Compute
-from flaxlm.optim import Adafactor
-from flaxlm.schedules import Cosine
+from flaxlm.optim import Cosine, Muon
 from flaxlm.sharding import Mesh
 
 experiment = replace(
@@ -31,7 +30,7 @@ experiment = replace(
         batch=32,
         length=128,
     ),
-    optimizer=Adafactor(Cosine(peak=0.05, warmup=60)),
-    run=Run(steps=800, log_every=50, eval_every=400, save_every=400),
+    optimizer=Muon(Cosine(peak=0.006, warmup=60), decay=0.01),
+    run=Run(steps=800, log_every=50, eval_every=200, save_every=400),
     mesh=Mesh(),
 )

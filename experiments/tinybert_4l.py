@@ -6,12 +6,12 @@ Recipe    The first stage: mean squared differences of attention scores (before 
           embeddings and hidden states, each student layer under every third layer of the teacher,
           on 3 epochs of text, here 1M steps of 256 rows of 128 tokens. Adam without bias
           correction, peak 5e-5 after 10 %, linear to 0; decay 0.01; every tensor's gradient clipped
-          to norm 1. The second stage is the same objective on a task's texts, then
-          --objective.attention=0 --objective.hidden=0 --objective.prediction=1 under a fine-tuned
-          teacher.
+          to norm 1. The second stage is the same objective on a task's texts under a fine-tuned
+          teacher, then prediction=1 alone, for models with a task head ("class_logits").
 Data      English Wikipedia (TFDS); the original has 2,500M words of it.
-Teacher   runs/bert_base: a run of bert_base, or the published checkpoint made a run by
-          python -m flaxlm.convert --from-hf FOLDER --to runs/bert_base.
+Teacher   runs/bert_base: a run of bert_base, whose vocabulary becomes this run's by
+          --data.vocabulary.path=runs/bert_base/vocab.model. For a published checkpoint, converted
+          by python -m flaxlm.convert, `teacher` is the class and activation that it prints.
 """
 
 from flaxlm.data.spec import Data, Source, Vocabulary
@@ -26,6 +26,7 @@ from flaxlm.sharding import Mesh
 
 TEACHER = "runs/bert_base"
 compute = Compute(dtype="bfloat16")
+teacher = bert.Model(bert.SIZES["base_uncased"], compute)
 
 experiment = Experiment(
     model=tinybert.Model(tinybert.SIZES["4l"], compute),
@@ -48,5 +49,5 @@ experiment = Experiment(
     ),
     run=Run(steps=1_000_000, log_every=100, eval_every=10_000, eval_batches=16, save_every=10_000),
     mesh=Mesh(data=8),
-    frozen=(Frozen("teacher", bert.Model(bert.SIZES["base_uncased"], compute), Restore(TEACHER)),),
+    frozen=(Frozen("teacher", teacher, Restore(TEACHER)),),
 )

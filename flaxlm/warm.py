@@ -5,6 +5,7 @@ from a checkpoint does not read it again. `Experiment.frozen` is read at every s
 not fit is refused: a warm start that misses its target trains as well as a cold one, only worse.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -124,8 +125,25 @@ def read_warm(experiment, plan: Plan, *, resumes: bool) -> Warm:
                 f"{where} ({part.name}): {part.start.path} has no {_some(missing)}; a frozen model "
                 f"must be restored whole"
             )
+        if not part.start.take:
+            _check_choices(part, found.sources[0][0].model, where)
         frozen[part.name] = found
     return Warm(start, frozen)
+
+
+def _check_choices(part, saved, where: str) -> None:
+    """Refuse a frozen model whose choices in code (activation, positions, ...) are not those of the
+    model its parameters were trained in: shapes would not tell.
+    """
+    declared = {f.name for f in dataclasses.fields(saved)} - {"size", "compute", "name", "parent"}
+    for name in sorted(declared & {f.name for f in dataclasses.fields(part.model)}):
+        here, there = getattr(part.model, name), getattr(saved, name)
+        if repr(here) != repr(there):
+            shown = [getattr(value, "__name__", value) for value in (here, there)]
+            raise ConfigError(
+                f"{where} ({part.name}): model.{name} is {shown[0]} here and {shown[1]} in "
+                f"{part.start.path}"
+            )
 
 
 def restore(

@@ -185,7 +185,8 @@ def _described(model, params) -> str:
 
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     name = f"{type(model).__module__.rpartition('.')[2]}.{type(model).__name__}"
-    return f"{name}, {count:,} parameters"
+    activation = getattr(getattr(model, "activation", None), "__name__", "")
+    return ", ".join(filter(None, [name, activation, f"{count:,} parameters"]))
 
 
 def _say(line: str) -> None:

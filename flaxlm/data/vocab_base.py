@@ -130,8 +130,7 @@ class Vocab(ABC):
           text: any text.
           specials: whether names of special pieces in it, such as [MASK] or <extra_id_0>, stand
             for these pieces; by default they are ordinary text, so that no text can mask or end
-            anything. Over bytes, spaces before the
-            mask belong to it, as they belong to words.
+            anything. Over bytes, spaces before the mask belong to it, as they belong to words.
 
         Raises:
           DataError: `text` has half a character (a lone surrogate).

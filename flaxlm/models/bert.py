@@ -44,7 +44,7 @@ from flaxlm.nn.mlp import MLP
 from flaxlm.nn.norm import LayerNorm
 from flaxlm.nn.positions import Learned, Position
 from flaxlm.nn.stack import stack
-from flaxlm.sharding import param
+from flaxlm.sharding import constrain, param
 
 init = truncated_normal(0.02)
 
@@ -386,7 +386,10 @@ class Encoder(MaskedLanguageModel):
 
 def _pool(model: MaskedLanguageModel, hidden_BLD: jax.Array) -> jax.Array:
     """[B, D] of the first position."""
-    return jnp.tanh(Linear(model.size.width, model.kernel_init, name="pooler")(hidden_BLD[:, 0]))
+    # Laid out before and after: else the gradient of the kernel's split dim reaches the stack.
+    first_BD = constrain(hidden_BLD[:, 0], "batch", "width")
+    pooled_BD = Linear(model.size.width, model.kernel_init, name="pooler")(first_BD)
+    return jnp.tanh(constrain(pooled_BD, "batch", "width"))
 
 
 def layer_flops(size: Size, length: int) -> int:

@@ -4,7 +4,7 @@ A unit knows how to choose tokens of a row, uniformly and without replacement, u
 the objective sets. Where units are longer than a token, they are taken in random order; one that
 would exceed the number is skipped, as in the published code of BERT and ALBERT.
 
-    word starts     1  1  0  0  1  1        five units of one word, four words in all
+    word starts     1   1    0     0     1   1        four words, six tokens
     tokens          the phil ##har ##mon sat down
 """
 
