@@ -1,4 +1,4 @@
-"""Tokens per second of masked language modelling, against Transformers' collator, in one run.
+"""Tokens per second of the objectives of encoders, against Transformers' collators, in one run.
 
     python benchmarks/objectives_masked.py [--rounds 9] [--seconds 0.5]
 
@@ -6,7 +6,8 @@ As `benchmarks/data_pipeline.py`: one core, contestants take turns, medians. Row
 beforehand; the work is what happens to them on the way to the model. flaxlm's part is `prepare`:
 [CLS] and [SEP] put around the text, tokens chosen, corrupted and listed, types and positions. The
 collator (it needs torch and transformers) gets rows that have their specials already, with the mask
-of specials its documentation recommends; it pads, chooses and corrupts.
+of specials its documentation recommends; it pads, chooses and corrupts. Permutation language
+modelling has a collator of its own there. The rows of the other objectives have no peer.
 """
 
 import argparse
@@ -22,8 +23,14 @@ from data_pipeline import BATCH, LENGTH, Documents, Work, race, ratio, windows_o
 from flaxlm.data.random import RowRandom
 from flaxlm.data.rows import Rows
 from flaxlm.data.spec import Vocabulary
+from flaxlm.objectives.base import Objective
+from flaxlm.objectives.causal_lm import CausalLM, StreamLM
+from flaxlm.objectives.distillation import Distillation
 from flaxlm.objectives.masked_lm import MaskedLM
-from flaxlm.objectives.pairs import NextSentence, SentenceOrder
+from flaxlm.objectives.pairs import Halves, NextSentence, SentenceOrder
+from flaxlm.objectives.permutation_lm import PermutationLM
+from flaxlm.objectives.prefix_lm import PrefixLM
+from flaxlm.objectives.replaced_token import ReplacedToken
 from flaxlm.objectives.units import Ngrams, Tokens, WholeWords
 
 VOCAB = Vocabulary(size=32000, kind="wordpiece").blank()
@@ -40,13 +47,25 @@ OBJECTIVES = {
     "tokens, next sentence": MaskedLM(slots=SLOTS, pairs=NextSentence()),
     "tokens, sentence pair": MaskedLM(slots=SLOTS, pairs=NextSentence(single=True)),
     "n-grams, sentence order": MaskedLM(slots=SLOTS, units=Ngrams(), pairs=SentenceOrder()),
+    "replaced tokens, halves (ELECTRA)": ReplacedToken(
+        masked=MaskedLM(slots=SLOTS, mask=0.85, random=0.0, pairs=Halves())
+    ),
+    "distillation": Distillation(masked=MaskedLM(slots=SLOTS)),
+    "permutation (XLNet)": PermutationLM(predicted=85, reuse=256),
+    "permutation, one part": PermutationLM(predicted=85, reuse=0, pairs=False),
+    "language model, documents apart": CausalLM(),
+    "language model, stream (GPT)": StreamLM(),
+    "prefix language model": PrefixLM(),
 }
 
 GOAL = 20  # times the collator's tokens per second, for single tokens
 
 
 class Words:
-    """`VOCAB`, of whose pieces three in ten go on with a word."""
+    """`VOCAB`, of whose pieces three in ten go on with a word, with an end for language models."""
+
+    eos = VOCAB.sep
+    sentinels = np.zeros(0, np.int32)
 
     word_starts = unit_starts = (np.random.default_rng(0).random(VOCAB.size) < 0.7) | VOCAB.special
 
@@ -54,7 +73,7 @@ class Words:
         return getattr(VOCAB, name)
 
 
-def ours(objective: MaskedLM, corpus: Documents) -> Work:
+def ours(objective: Objective, corpus: Documents) -> Work:
     windows = windows_of(corpus, objective.window(LENGTH))
     vocab = Words()
 
@@ -99,8 +118,8 @@ def collators(corpus: Documents) -> dict[str, Work]:
     ids[:, -1] = VOCAB.sep
     part = ids[: 8 * BATCH]
 
-    def of(examples, **options) -> Work:
-        collate = transformers.DataCollatorForLanguageModeling(tokenizer, **options)
+    def of(examples, kind=transformers.DataCollatorForLanguageModeling, **options) -> Work:
+        collate = kind(tokenizer, **options)
 
         def work():
             for first in cycle(range(0, len(examples), BATCH)):
@@ -126,6 +145,10 @@ def collators(corpus: Documents) -> dict[str, Work]:
         "collator-ww: whole words, lists": of(
             examples(lists, offset_mapping=offsets), whole_word_mask=True
         ),
+        "collator-perm: of permutation language modelling": of(
+            [{"input_ids": row.tolist()} for row in part],
+            transformers.DataCollatorForPermutationLanguageModeling,
+        ),
     }
 
 
@@ -144,7 +167,7 @@ def main() -> int:
         print(f"without Transformers ({error}): install torch and transformers to compare\n")
     speeds = race({**contestants, **peers}, options.rounds, options.seconds)
     width = max(map(len, speeds)) + 2
-    print(f"Masked language modelling, rows of {LENGTH}, batches of {BATCH}; ", end="")
+    print(f"Objectives of encoders, rows of {LENGTH}, batches of {BATCH}; ", end="")
     print(f"{options.rounds} rounds of {options.seconds} s")
     heads = "".join(f"{'/ ' + peer.partition(':')[0]:>16}" for peer in peers)
     print(f"{'':{width}}{'Mtok/s':>8}{heads}")

@@ -2,7 +2,8 @@
 
 Command   python -m flaxlm.train --experiment tiny_albert
 Hardware  2 CPU cores, nothing to download.
-Measured  (to be measured)
+Measured  1.8 minutes; masked tokens 5.03 nat held out, 0.39 nat under their unigram entropy;
+          sentence order right 54 % of the time.
 Variants  the paper's table 4: --model.sharing=attention,attention_norm (one attention, a
           feed-forward layer per layer), --model.sharing=mlp,mlp_norm (the opposite),
           --model.sharing= (nothing shared).

@@ -3,7 +3,8 @@
 Command   python -m flaxlm.train --experiment tiny_distilbert
 Hardware  2 CPU cores, nothing to download.
 Teacher   runs/tiny_bert: run tiny_bert first.
-Measured  (to be measured)
+Measured  1.4 minutes; masked tokens 5.13 nat held out, 0.55 nat under their unigram entropy (the
+          teacher, with twice the layers: 0.53); KL from the teacher 0.05 nat, cosine distance 0.02.
 """
 
 from dataclasses import replace

@@ -3,7 +3,8 @@
 Command   python -m flaxlm.train --experiment tiny_tinybert
 Hardware  2 CPU cores, nothing to download.
 Teacher   runs/tiny_bert: run tiny_bert first.
-Measured  (to be measured)
+Measured  0.7 minutes; mean squared differences held out 0.34 (attention scores) and 0.25 (hidden
+          states), together 0.58 where an untrained student has 7.2.
 """
 
 from dataclasses import replace

@@ -3,7 +3,7 @@ laptop. Rows of one text, without memory; for pairs and memory see xlnet_base.
 
 Command   python -m flaxlm.train --experiment tiny_xlnet
 Hardware  2 CPU cores, nothing to download.
-Measured  (to be measured)
+Measured  2.7 minutes; predicted tokens 3.26 nat held out, 2.17 nat under their unigram entropy.
 """
 
 from dataclasses import replace

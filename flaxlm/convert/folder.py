@@ -65,6 +65,10 @@ def write_folder(folder: Path, model: nn.Module, params: Mapping, vocab: Vocab |
         at = getattr(vocab, name) if vocab is not None else None
         if at is not None:
             config[f"{name}_token_id"] = at
+    start = family.TOKENIZER.start
+    if vocab is not None and start:
+        vocab.require(start)
+        config["decoder_start_token_id"] = getattr(vocab, start)
     back = model_of(config, where=CONFIG)
     if family.table(back) != family.table(model):
         raise DataError(f"{CONFIG} would be read as {back.size}, the model is {model.size}")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from flaxlm.convert.table import Entry, layer_norm, option
+from flaxlm.convert.table import Entry, layer_norm, option, refuse
 from flaxlm.convert.tokenizer import Template
 from flaxlm.errors import ConfigError
 from flaxlm.models.gpt1 import Model, Size
@@ -65,18 +65,6 @@ def numbers(get) -> dict:
         dropout=rates["embd_pdrop"],
         eps=get("layer_norm_epsilon"),
     )
-
-
-def refuse(get, accepted: Mapping[str, tuple]) -> None:
-    """Check options that a model here has in one form alone: {name: accepted values}.
-
-    Raises:
-      ConfigError: naming the first that has another value.
-    """
-    for name, values in accepted.items():
-        if get(name) not in values:
-            known = " or ".join(repr(value) for value in values)
-            raise ConfigError(f"config.json: {name}={get(name)!r} is not supported; {known} is")
 
 
 def config_of(model: Model) -> dict:

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from flaxlm.convert.gpt1 import layers, numbers, options, refuse
-from flaxlm.convert.table import Entry, layer_norm, option
+from flaxlm.convert.gpt1 import layers, numbers, options
+from flaxlm.convert.table import Entry, layer_norm, option, refuse
 from flaxlm.convert.tokenizer import Template
 from flaxlm.errors import ConfigError
 from flaxlm.models.gpt2 import Model, Size

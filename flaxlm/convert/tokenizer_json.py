@@ -94,7 +94,7 @@ def _wordpiece(vocab: Vocab) -> dict:
 def _bytes(vocab: Vocab) -> dict:
     level = {
         "type": "ByteLevel",
-        "add_prefix_space": False,
+        "add_prefix_space": vocab.prefix_space,
         "trim_offsets": True,
         "use_regex": True,
     }

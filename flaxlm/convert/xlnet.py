@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from flaxlm.convert.table import Entry, layer_norm, linear, option
+from flaxlm.convert.table import Entry, layer_norm, linear, option, refuse
 from flaxlm.convert.tokenizer import Template
 from flaxlm.errors import ConfigError
 from flaxlm.models.bert import gelu_erf, gelu_tanh
@@ -58,11 +58,7 @@ def model_of(config: Mapping) -> Model:
       ConfigError: it asks for something that the published model does not have.
     """
     get = option(config, _DEFAULTS)
-    accepted = {**_ACCEPTED, "ff_activation": tuple(_ACTIVATIONS)}
-    for name, values in accepted.items():
-        if get(name) not in values:
-            known = " or ".join(repr(value) for value in values)
-            raise ConfigError(f"config.json: {name}={get(name)!r} is not supported; {known} is")
+    refuse(get, {**_ACCEPTED, "ff_activation": tuple(_ACTIVATIONS)})
     if get("clamp_len") > 0:
         raise ConfigError(
             f"config.json: clamp_len={get('clamp_len')} is not supported; -1 is: distances are "
