@@ -3,7 +3,8 @@
 Command   python -m flaxlm.train --experiment tiny_electra
 Hardware  2 CPU cores, nothing to download.
 Measured  2.8 minutes; generator 4.74 nat held out, 0.92 nat under the unigram entropy of its
-          tokens; discriminator 0.365 nat where always answering the share of replaced tokens scores 0.377.
+          tokens; discriminator 0.365 nat where always answering the share of replaced
+          tokens scores 0.377.
 """
 
 from dataclasses import replace

@@ -10,66 +10,20 @@ gradient. The published code of TinyBERT leaves the teacher's dropout on, by ove
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from flaxlm.batch import Batch, Features
-from flaxlm.data.random import RowRandom
-from flaxlm.data.rows import Rows
+from flaxlm.batch import Batch
 from flaxlm.errors import ConfigError
 from flaxlm.losses import cross_entropy, soft_cross_entropy
-from flaxlm.objectives.base import Apply, Example, Objective, Outputs, Term
-from flaxlm.objectives.masked_lm import MaskedLM
+from flaxlm.objectives.base import Apply, Outputs, Term
+from flaxlm.objectives.on_masked import OnMasked
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Student(Objective):
-    """What both share: the features of a masked LM, and weights: 1 on every real token.
-
-    Attributes:
-      masked: makes the input, and what the student has to predict by itself.
-    """
-
-    masked: MaskedLM = field(default_factory=MaskedLM)
-
-    @property
-    def packings(self) -> tuple[str, ...]:
-        return self.masked.packings
-
-    @property
-    def symbols(self) -> tuple[str, ...]:
-        return self.masked.symbols
-
-    @property
-    def partners(self) -> int:
-        return self.masked.partners
-
-    @property
-    def measured(self) -> tuple[str, str, str]:
-        return self.masked.measured
-
-    def window(self, length: int) -> int:
-        return self.masked.window(length)
-
-    def separator(self, vocab) -> int | None:
-        return self.masked.separator(vocab)
-
-    def prepare(self, rows: Rows, rng: RowRandom, vocab) -> Features:
-        features = self.masked.prepare(rows, rng, vocab)
-        return {**features, "weights": (features["segments"] > 0).astype(np.float32)}
-
-    def show(self, features: Features, vocab) -> list[Example]:
-        return self.masked.show(features, vocab)
-
-    def predict(self, apply: Apply, batch: Batch) -> jax.Array:
-        return self.masked.predict(apply, batch)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Distillation(_Student):
+class Distillation(OnMasked):
     """DistilBERT's three losses, over models with the outputs "logits" and "hidden".
 
     Attributes:
@@ -120,7 +74,7 @@ class Distillation(_Student):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerDistillation(_Student):
+class LayerDistillation(OnMasked):
     """TinyBERT's losses, layer by layer.
 
     Student layer i learns from teacher layer i k + k - 1 and student state i from teacher state

@@ -17,20 +17,18 @@ from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from flaxlm.batch import Batch, Features
-from flaxlm.data.random import RowRandom
-from flaxlm.data.rows import Rows
+from flaxlm.batch import Batch
 from flaxlm.errors import ConfigError
 from flaxlm.losses import cross_entropy, sample
-from flaxlm.objectives.base import Apply, Example, Objective, Outputs, Term
+from flaxlm.objectives.base import Apply, Outputs, Term
 from flaxlm.objectives.masked_lm import MaskedLM
+from flaxlm.objectives.on_masked import OnMasked
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReplacedToken(Objective):
+class ReplacedToken(OnMasked):
     """A generator's masked LM and a discriminator's replaced token detection, trained together.
 
     Calls the model's methods "generate" (needs "logits") and "discriminate" (needs "replaced").
@@ -47,34 +45,6 @@ class ReplacedToken(Objective):
     def __post_init__(self):
         if self.weight <= 0:
             raise ConfigError(f"objective.weight={self.weight}: must be above 0 (ELECTRA uses 50)")
-
-    @property
-    def packings(self) -> tuple[str, ...]:
-        return self.masked.packings
-
-    @property
-    def symbols(self) -> tuple[str, ...]:
-        return self.masked.symbols
-
-    @property
-    def partners(self) -> int:
-        return self.masked.partners
-
-    @property
-    def measured(self) -> tuple[str, str, str]:
-        """The generator's loss; the discriminator's is a yes or no and has no vocabulary."""
-        return self.masked.measured
-
-    def window(self, length: int) -> int:
-        return self.masked.window(length)
-
-    def separator(self, vocab) -> int | None:
-        return self.masked.separator(vocab)
-
-    def prepare(self, rows: Rows, rng: RowRandom, vocab) -> Features:
-        """The features of `masked`, and weights: 1 on every real token."""
-        features = self.masked.prepare(rows, rng, vocab)
-        return {**features, "weights": (features["segments"] > 0).astype(np.float32)}
 
     def forward(self, apply: Apply, batch: Batch, rng) -> Outputs:
         """Generator, draw, discriminator; adds "mlm_nll" [B, K] and "labels" [B, L].
@@ -118,9 +88,6 @@ class ReplacedToken(Objective):
             ),
             "replaced_share": Term(lambda outputs, batch: outputs["labels"], "weights", scale=0.0),
         }
-
-    def show(self, features: Features, vocab) -> list[Example]:
-        return self.masked.show(features, vocab)
 
     def predict(self, apply: Apply, batch: Batch) -> jax.Array:
         """[B, K] the generator's most likely ids at the slots."""
