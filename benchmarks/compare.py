@@ -110,7 +110,7 @@ def accuracy(x: np.ndarray, labels: np.ndarray, test: np.ndarray) -> float:
 
 def masked_loss(lm: LM, batch: dict[str, np.ndarray]) -> float | None:
     """Nats per masked token; None if the model is no masked language model of one sequence."""
-    if lm.vocab.mask is None or "head" not in lm.params:
+    if lm.vocab.mask is None or "head" not in lm.params or "dense" not in lm.params["head"]:
         return None
     objective = MaskedLM(rate=0.15, slots=20, mask=1.0, random=0.0)
     inner = batch["segments"].copy()
