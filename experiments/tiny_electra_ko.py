@@ -5,7 +5,9 @@ Hardware  2 CPU cores, nothing to download.
 Data      A long text file (it is cut into documents of 65,536 characters); "lines:FILE" takes
           every line for a document, "jsonl:FILE" every record. The vocabulary is trained on it:
           WordPiece, 4,000 pieces.
-Measured  (to be measured)
+Measured  7 minutes beside other work, on 690,000 characters of petitions: generator 6.02 nat held
+          out, 0.69 nat under the unigram entropy of its tokens; discriminator 0.380, which is
+          what always answering the share of replaced tokens scores.
 """
 
 from dataclasses import replace

@@ -5,7 +5,8 @@ Hardware  2 CPU cores, nothing to download.
 Data      A long text file (it is cut into documents of 65,536 characters); "lines:FILE" takes
           every line for a document, "jsonl:FILE" every record. The vocabulary is trained on it:
           4,000 unigram pieces, rare syllables left to bytes.
-Measured  (to be measured)
+Measured  5 minutes beside other work, on 690,000 characters of petitions: text tokens 6.21 nat held
+          out, 0.25 nat under their unigram entropy.
 """
 
 from dataclasses import replace
