@@ -31,8 +31,12 @@ class Console:
             self._draw(step)
             return
         name = "" if kind == "train" else f"{kind} "
+        self.say(f"step {step}/{self._steps} {name}{text}")
+
+    def say(self, text: str) -> None:
+        """A line, in place of the bar until that is drawn again."""
         clear = "\r\x1b[K" if self._bar else ""
-        print(f"{clear}step {step}/{self._steps} {name}{text}", file=self._stream, flush=True)
+        print(f"{clear}{text}", file=self._stream, flush=True)
 
     def tick(self, step: int) -> None:
         now = time.monotonic()

@@ -1,8 +1,8 @@
 """What can go wrong by a user's doing, each with one clear line and its own exit code.
 
-A launcher decides from the code what to do: 75 means "requeue me", 65/66/77/78 mean "do not retry,
-a person must look". `UserError`s are printed as one line without a traceback; every other exception
-is ours and keeps its traceback.
+A launcher decides from the code what to do: 71 and 75 mean "start me again", 65/66/77/78 mean "do
+not retry, a person must look". `UserError`s are printed as one line without a traceback; every
+other exception is ours and keeps its traceback.
 """
 
 import functools
@@ -43,6 +43,12 @@ class NonFinite(UserError):
     """The loss or a gradient became NaN or infinite (EX_SOFTWARE)."""
 
     code = 70
+
+
+class PeerLost(UserError):
+    """Another process of the run never came, died, or hangs (EX_OSERR): start all of them again."""
+
+    code = 71
 
 
 class RunDirError(UserError):

@@ -34,6 +34,9 @@ class Run:
       eval_batches: batches of one evaluation.
       save_every: steps between checkpoints (the last step is always saved; 0: only the last).
       keep: newest checkpoints kept.
+      patience: seconds without a step after which the process ends with 71 and the stacks of its
+        threads, so that a launcher starts the run again; longer where steps or what stands between
+        them take longer (`flaxlm.watchdog`). 0 waits for ever.
       seed: of parameters, data order, corruption and dropout.
       directory: run directory; "" is runs/<experiment>.
     """
@@ -45,6 +48,7 @@ class Run:
     eval_batches: int = 8
     save_every: int = 1000
     keep: int = 3
+    patience: float = 120.0
     seed: int = 0
     directory: str = ""
 

@@ -1,8 +1,13 @@
-"""How the process itself runs on a CPU."""
+"""How the process itself starts and ends."""
 
 import importlib.util
 import os
 import sys
+import traceback
+from collections.abc import Callable
+from typing import NoReturn
+
+from flaxlm.errors import PREEMPTED
 
 _TUNABLE = "glibc.malloc.hugetlb=1"  # ask for transparent huge pages with madvise
 
@@ -24,3 +29,23 @@ def use_huge_pages() -> None:
     os.environ["GLIBC_TUNABLES"] = _TUNABLE
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def finish(main: Callable[[], int]) -> NoReturn:
+    """Run a command and end this process with its code.
+
+    A failed process of a run of several ends at once: jax would first wait five minutes for the
+    others, and they for it.
+    """
+    try:
+        code = main()
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    jax = sys.modules.get("jax")
+    alone = jax is None or not jax.distributed.is_initialized()
+    if alone or code in (0, PREEMPTED):
+        sys.exit(code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

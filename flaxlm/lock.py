@@ -16,6 +16,7 @@ from flaxlm.processes import from_first
 log = logging.getLogger(__name__)
 
 BEAT = 30.0  # seconds between heartbeats
+WATCH = 3  # heartbeats for which a holder on another machine is watched
 STALE = (
     300.0  # seconds without a heartbeat after which a lock on an unreachable machine is taken over
 )
@@ -69,7 +70,9 @@ class RunLock:
 
     A context manager. Process 0 holds the lock and renews its heartbeat; when it is refused, all
     processes are. A lock is taken over, with a log line, when its process is known to be dead
-    (same machine), or has not renewed its heartbeat for five minutes.
+    (same machine), has not renewed its heartbeat for five minutes, or does not renew it while this
+    process watches for three heartbeats: a run that is started again on another machine has not
+    lost its directory.
 
     Raises on entry:
       RunDirError: naming the holder.
@@ -93,6 +96,10 @@ class RunLock:
         return self
 
     def __exit__(self, *exception):
+        self.release()
+
+    def release(self) -> None:
+        """Give the lock back, on process 0. Not collective: for a process that ends alone."""
         self._stop.set()
         if self._held and (_read(self.path) or {}).get("token") == self._owner["token"]:
             self.path.unlink(missing_ok=True)
@@ -113,7 +120,7 @@ class RunLock:
     def _acquire(self) -> None:
         while not self._create():
             holder = _read(self.path)
-            reason = _dead(self.path, holder)
+            reason = _dead(self.path, holder) or self._watch(holder)
             if reason is None:
                 raise RunDirError(
                     f"run directory {self.path.parent} is in use by {_name(holder)}: wait for it, "
@@ -123,6 +130,23 @@ class RunLock:
                 log.warning("taking over %s from %s: %s", self.path, _name(holder), reason)
         self._held = True
         threading.Thread(target=self._beat, name="run-lock", daemon=True).start()
+
+    def _watch(self, holder: dict | None) -> str | None:
+        """Why a holder on another machine is dead, None if it lives or is on this one."""
+        if holder is None or holder["machine"] == _machine():
+            return None
+        log.warning(
+            "%s is held by %s: watching its heartbeat for %.0f s", self.path, _name(holder),
+            WATCH * BEAT,
+        )  # fmt: skip
+        seen, end = _renewed(self.path), time.monotonic() + WATCH * BEAT
+        while time.monotonic() < end:
+            time.sleep(min(1.0, BEAT / 10))
+            if (now := _renewed(self.path)) is None:
+                return "it is gone"
+            if now != seen:
+                return None
+        return f"no heartbeat while it was watched for {WATCH * BEAT:.0f} s"
 
     def _create(self) -> bool:
         try:
@@ -175,11 +199,19 @@ def _dead(path: Path, holder: dict | None) -> str | None:
         if born is None or born != holder["born"]:
             return "its process is gone"
         return None
-    try:
-        silent = time.time() - path.stat().st_mtime
-    except FileNotFoundError:
+    renewed = _renewed(path)
+    if renewed is None:
         return "it is gone"
+    silent = time.time() - renewed
     return f"no heartbeat for {silent:.0f} s" if silent > STALE else None
+
+
+def _renewed(path: Path) -> float | None:
+    """When the heartbeat of a lock was last renewed, None if there is no lock."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return None
 
 
 def _read(path: Path) -> dict | None:

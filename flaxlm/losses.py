@@ -6,19 +6,18 @@ gets it in chunks of positions, in fp32, whatever the compute type. Shapes: `B` 
 `D` width, `V` vocabulary (padded).
 """
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 from flax import struct
 
+from flaxlm.chunks import Score, finished, join, scored, split
 from flaxlm.nn.linear import matmul
 from flaxlm.sharding import axis_size, constrain
 
 # Above this many bytes of fp32 logits per device, work in chunks of at most this size.
 CHUNK_BYTES = 256 * 2**20
-
-_MASKED = (
-    -1e30
-)  # logit of a padding entry of the vocabulary: exp() is exactly 0 and no inf - inf can arise
 
 
 class Readout(struct.PyTreeNode):
@@ -51,14 +50,7 @@ class Readout(struct.PyTreeNode):
         hidden = self.hidden if hidden is None else hidden
         kernel = self.kernel.T if self.transposed else self.kernel
         logits = matmul(hidden, kernel, dtype=jnp.float32)
-        if self.bias is not None:
-            logits = logits + self.bias.astype(jnp.float32).reshape(
-                (1,) * (logits.ndim - 1) + (-1,)
-            )
-        if self.vocab < self.width:
-            real = jnp.arange(self.width) < self.vocab
-            logits = jnp.where(real.reshape((1,) * (logits.ndim - 1) + (-1,)), logits, _MASKED)
-        return logits
+        return finished(self, logits, self.bias, jnp.arange(self.width))
 
     def take(self, positions: jax.Array) -> "Readout":
         """The readout at `positions` [B, N] of each row: hidden [B, N, D]. Logits of the other
@@ -84,106 +76,95 @@ def cross_entropy(readout: Readout, targets: jax.Array) -> tuple[jax.Array, jax.
     Returns:
       (nll, log_z), both [B, L] fp32. log_z is log sum exp of the logits (for z-loss).
     """
-
-    def score(hidden, targets):
-        logits = constrain(readout.logits(hidden), "batch", readout.length, "vocab")
-        return _token_loss(logits, targets)
-
-    return _in_chunks(readout, score, targets)
-
-
-def sample(readout: Readout, key: jax.Array) -> jax.Array:
-    """[B, L] int32: one id per position, drawn from the softmax of its logits. Not differentiable.
-
-    Gumbel noise is added to the logits and the largest taken, which is an exact draw (Maddison et
-    al. 2014); chunked as `cross_entropy` is.
-    """
-    rows, length, _ = readout.hidden.shape
-    keys = jax.random.split(key, (rows, length))
-
-    def draw(hidden, keys):
-        logits = constrain(readout.logits(hidden), "batch", readout.length, "vocab")
-        noise = jax.vmap(jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[-1:])))(keys)
-        return jnp.argmax(logits + noise, axis=-1).astype(jnp.int32)
-
-    return jax.lax.stop_gradient(_in_chunks(readout, draw, keys))
+    return scored(_CrossEntropy(), [readout], [targets], chunks=_chunks(readout))
 
 
 def soft_cross_entropy(student: Readout, teacher: Readout, temperature: float) -> jax.Array:
     """[B, L] fp32: KL divergence of the student's distribution from the teacher's, both softened by
     `temperature`, per position and not yet multiplied by its square. No gradient to the teacher.
     """
-
-    def score(hidden, teacher_hidden):
-        logits = constrain(student.logits(hidden), "batch", student.length, "vocab")
-        wanted = jax.lax.stop_gradient(teacher.logits(teacher_hidden))
-        log_p = jax.nn.log_softmax(logits / temperature, axis=-1)
-        log_q = jax.nn.log_softmax(wanted[..., : logits.shape[-1]] / temperature, axis=-1)
-        return (jnp.exp(log_q) * (log_q - log_p)).sum(axis=-1)
-
-    return _in_chunks(student, score, teacher.hidden)
+    assert student.width == teacher.width, (student.width, teacher.width)
+    chunks = _chunks(student, teacher)
+    return scored(_SoftCrossEntropy(temperature), [student, teacher], [], chunks=chunks)
 
 
-def _in_chunks(readout: Readout, function, *others):
-    """`function(hidden, *others)` over all positions, a part of them at a time where their logits
-    would be too large. Results are [B, L], one array or a tuple.
+def sample(readout: Readout, key: jax.Array) -> jax.Array:
+    """[B, L] int32: one id per position, drawn from the softmax of its logits. Not differentiable.
+
+    Gumbel noise is added to the logits and the largest taken, which is an exact draw (Maddison et
+    al. 2014); in chunks, as `cross_entropy`.
     """
-    batch, length, _ = readout.hidden.shape
-    chunks = _chunks(batch, length, readout.width, readout.length)
+    rows, length, _ = readout.hidden.shape
+    keys = jax.random.split(key, (rows, length))
+    # Over the mesh once, not in every turn of the loop.
+    names = ("vocab", "width") if readout.transposed else ("width", "vocab")
+    kernel = constrain(readout.kernel.astype(readout.hidden.dtype), *names)
+    readout = jax.lax.stop_gradient(readout.replace(kernel=kernel))
+
+    def draw(hidden, keys):
+        logits = constrain(readout.logits(hidden), "batch", readout.length, "vocab")
+        noise = jax.vmap(jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[-1:])))(keys)
+        return jnp.argmax(logits + noise, axis=-1).astype(jnp.int32)
+
+    chunks = _chunks(readout)
     if chunks == 1:
-        return function(readout.hidden, *others)
-
-    # Chunk i holds positions i, i + chunks, ...: with the length sharded over devices, every device
-    # works in every chunk. The checkpoint makes the backward pass recompute a chunk's logits
-    # instead of storing them.
-    def split(x):
-        return jnp.moveaxis(x.reshape(batch, length // chunks, chunks, *x.shape[2:]), 2, 0)
-
-    def join(x):
-        return jnp.moveaxis(x, 0, 2).reshape(batch, length)
-
-    found = jax.lax.map(
-        jax.checkpoint(lambda chunk: function(*chunk)), tuple(map(split, (readout.hidden, *others)))
-    )
-    return jax.tree.map(join, found)
+        return draw(readout.hidden, keys)
+    return join(jax.lax.map(lambda chunk: draw(*chunk), split((readout.hidden, keys), chunks)))
 
 
-def _chunks(batch: int, length: int, width: int, name: str) -> int:
+def _chunks(*readouts: Readout) -> int:
     """Smallest divisor of the length per device that brings a chunk's logits under CHUNK_BYTES
     per device.
     """
-    rows, shards = axis_size("batch"), axis_size(name)
-    local_length = length // shards
-    local_bytes = 4 * (batch // rows) * local_length * (width // axis_size("vocab"))
+    batch, length, _ = readouts[0].hidden.shape
+    local_length = length // axis_size(readouts[0].length)
+    widths = sum(readout.width // axis_size("vocab") for readout in readouts)
+    local_bytes = 4 * (batch // axis_size("batch")) * local_length * widths
     for chunks in range(1, local_length + 1):
         if local_length % chunks == 0 and local_bytes // chunks <= CHUNK_BYTES:
             return chunks
     return max(local_length, 1)
 
 
-@jax.custom_vjp
-def _token_loss(logits, targets):
-    """logits [..., V] fp32, targets [...] -> (nll, log_z) [...]. One pass over the logits each
-    way.
-    """
-    return _token_loss_forward(logits, targets)[0]
+class _CrossEntropy(Score):
+    """Of targets [B, L]: results (nll, log_z)."""
+
+    def forward(self, slices, targets):
+        (found,) = slices
+        log_z = found.log_normalizer()
+        # Of a device's own entries at most one is the target, so picking is a sum.
+        picked = found.total(jnp.where(found.hits(targets), found.logits, 0.0))
+        return (log_z - picked, log_z), log_z
+
+    def backward(self, slices, log_z, cotangents, targets):
+        # d nll / d logits = softmax - onehot; d log_z / d logits = softmax.
+        (found,) = slices
+        d_nll, d_log_z = (cotangent[..., None] for cotangent in cotangents)
+        probabilities = jnp.exp(found.logits - log_z[..., None])
+        return (d_nll + d_log_z) * probabilities - jnp.where(found.hits(targets), d_nll, 0.0)
 
 
-def _token_loss_forward(logits, targets):
-    top = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
-    log_z = jnp.log(jnp.exp(logits - top).sum(axis=-1)) + top[..., 0]
-    picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    return (log_z - picked, log_z), (logits, targets, log_z)
+@dataclass(frozen=True)
+class _SoftCrossEntropy(Score):
+    """Of a student's and a teacher's logits: sum q (log q - log p)."""
 
+    temperature: float
 
-def _token_loss_backward(saved, cotangents):
-    # d nll / d logits = softmax - onehot; d log_z / d logits = softmax.
-    logits, targets, log_z = saved
-    d_nll, d_log_z = cotangents
-    probabilities = jnp.exp(logits - log_z[..., None])
-    entries = jax.lax.broadcasted_iota(targets.dtype, logits.shape, logits.ndim - 1)
-    hit = (entries == targets[..., None]).astype(logits.dtype)
-    return (d_nll + d_log_z)[..., None] * probabilities - d_nll[..., None] * hit, None
+    def forward(self, slices):
+        student, teacher = self._softened(slices)
+        saved = student.log_normalizer(), teacher.log_normalizer()
+        log_p, log_q = self._log_probabilities(student, teacher, saved)
+        return student.total(jnp.exp(log_q) * (log_q - log_p)), saved
 
+    def backward(self, slices, saved, cotangents):
+        log_p, log_q = self._log_probabilities(*self._softened(slices), saved)
+        return (jnp.exp(log_p) - jnp.exp(log_q)) * (cotangents / self.temperature)[..., None]
 
-_token_loss.defvjp(_token_loss_forward, _token_loss_backward)
+    def _softened(self, slices):
+        return [found._replace(logits=found.logits / self.temperature) for found in slices]
+
+    def _log_probabilities(self, student, teacher, saved):
+        return [
+            found.logits - normalizer[..., None]
+            for found, normalizer in zip((student, teacher), saved, strict=True)
+        ]

@@ -178,23 +178,40 @@ class MetricsWriter:
         """One line of metrics of step `step`; `kind` is "train" or "eval"."""
         if not self._active:
             return
-        now = time.time()
-        values = {name: float(value) for name, value in values.items()}
-        line = {"step": step, "kind": kind, "time": round(now, 3)}
-        line |= {name: x if math.isfinite(x) else str(x) for name, x in values.items()}
+        now, values = self.record(step, values, kind=kind)
         try:
-            self._file.write(json.dumps(line, allow_nan=False) + "\n")
-            self._file.flush()
             for name, value in values.items():
                 self._events.add_scalar(f"{kind}/{name}", value, step, walltime=now)
         except OSError as error:
             raise StorageError(f"{self._path}: {error.strerror}") from error
         self._console.line(step, values, kind)
 
+    def record(
+        self, step: int, values: Mapping[str, float], *, kind: str
+    ) -> tuple[float, dict[str, float]]:
+        """One line in the file alone. Returns (time, values) as they were written."""
+        now = time.time()
+        values = {name: float(value) for name, value in values.items()}
+        if not self._active:
+            return now, values
+        line = {"step": step, "kind": kind, "time": round(now, 3)}
+        line |= {name: x if math.isfinite(x) else str(x) for name, x in values.items()}
+        try:
+            self._file.write(json.dumps(line, allow_nan=False) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise StorageError(f"{self._path}: {error.strerror}") from error
+        return now, values
+
     def tick(self, step: int) -> None:
         """Step `step` was dispatched: moves the bar on a terminal."""
         if self._active:
             self._console.tick(step)
+
+    def say(self, text: str) -> None:
+        """A line for people, in the file nowhere."""
+        if self._active:
+            self._console.say(text)
 
     def close(self) -> None:
         if self._active:
@@ -235,6 +252,12 @@ class Log:
         speed = self.meter.read(tokens=values.pop("tokens"))
         self.writer.write(step, {**values, "lr": float(self._rate(step - 1)), **speed})
         self._on_loss(step, values["loss"], values["grad_norm"])
+
+
+def written(directory: Path | str) -> list[dict]:
+    """The metric lines of a run so far, [] if it has none."""
+    path = Path(directory) / FILE
+    return read_lines(path)[0] if path.exists() else []
 
 
 def read_lines(path: Path) -> tuple[list[dict], int]:

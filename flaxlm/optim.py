@@ -9,13 +9,13 @@ Muon's orthogonalisation) are taken per layer, as if the layers were separate pa
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 import optax.contrib
 
+from flaxlm import moments
+from flaxlm.averages import average, averaged
 from flaxlm.errors import ConfigError, nearest
 from flaxlm.schedules import (
     Constant,
@@ -99,7 +99,31 @@ class Optimizer(ABC):
 
 
 @dataclass(frozen=True)
-class AdamW(Optimizer):
+class WithMoments(Optimizer):
+    """What optimizers share that keep moments as large as the parameters.
+
+    Attributes:
+      first_moment, second_moment: what they are kept in between steps: "float32", as published, or
+        "bfloat16", half the memory. See `moments`: the second is then rounded at random.
+    """
+
+    first_moment: str = "float32"
+    second_moment: str = "float32"
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("first_moment", "second_moment"):
+            found = getattr(self, name)
+            if found not in moments.TYPES:
+                raise ConfigError(f"optimizer.{name}={found!r}: {nearest(found, moments.TYPES)}")
+
+    def keep(self, transformation: optax.GradientTransformation) -> optax.GradientTransformation:
+        """The transformation, its moments kept so."""
+        return moments.kept(transformation, first=self.first_moment, second=self.second_moment)
+
+
+@dataclass(frozen=True)
+class AdamW(WithMoments):
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019).
 
     Attributes:
@@ -123,7 +147,7 @@ class AdamW(Optimizer):
             raise ConfigError(f"optimizer.decay_on={self.decay_on!r}: {known}")
 
     def direction(self, axes):
-        adam = _scale_by_adam(self.b1, self.b2, self.eps, debias=self.debias)
+        adam = self.keep(moments.adam(self.b1, self.b2, self.eps, debias=self.debias))
         if self.decay_on == "all":
             return optax.chain(adam, optax.add_decayed_weights(self.decay))
         return optax.chain(adam, _decay(self.decay, axes))
@@ -156,7 +180,7 @@ class Adafactor(Optimizer):
 
 
 @dataclass(frozen=True)
-class Lamb(Optimizer):
+class Lamb(WithMoments):
     """LAMB (You et al. 2020): Adam whose step per matrix, decay included, has the norm of the
     matrix. Norms and biases take Adam's step, and so does a matrix whose norm or step is 0.
 
@@ -172,7 +196,7 @@ class Lamb(Optimizer):
 
     def direction(self, axes):
         def choose(path):
-            adam = _scale_by_adam(self.b1, self.b2, self.eps, debias=self.debias)
+            adam = self.keep(moments.adam(self.b1, self.b2, self.eps, debias=self.debias))
             if not _is_decayed(axes[path]):
                 return adam
             return optax.chain(
@@ -183,7 +207,7 @@ class Lamb(Optimizer):
 
 
 @dataclass(frozen=True)
-class Muon(Optimizer):
+class Muon(WithMoments):
     """Muon (Jordan 2024) on the matrices of the layers, Adam on embeddings, heads, norms and
     biases.
 
@@ -199,9 +223,10 @@ class Muon(Optimizer):
     def direction(self, axes):
         def choose(path):
             if not _is_decayed(axes[path]) or "vocab" in axes[path]:
-                return optax.scale_by_adam(self.b1, self.b2, self.eps)
+                return self.keep(moments.adam(self.b1, self.b2, self.eps))
             return optax.chain(
-                optax.contrib.scale_by_muon(beta=self.momentum), _scale_by_widest_dim(0.2)
+                self.keep(optax.contrib.scale_by_muon(beta=self.momentum)),
+                _scale_by_widest_dim(0.2),
             )
 
         return optax.chain(_per_layer(choose, axes), _decay(self.decay, axes))
@@ -210,21 +235,6 @@ class Muon(Optimizer):
 def _is_decayed(axes: tuple[str, ...]) -> bool:
     """Whether a parameter is a matrix that weight decay, LAMB and Muon treat as one."""
     return len([name for name in axes if name != "layers"]) >= 2 and "buckets" not in axes
-
-
-def _scale_by_adam(b1: float, b2: float, eps: float, *, debias: bool):
-    """optax's, or the same without dividing the moments by 1 - b^t."""
-    corrected = optax.scale_by_adam(b1, b2, eps)
-    if debias:
-        return corrected
-
-    def update(updates, state, params=None):
-        mu = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mu, updates)
-        nu = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, state.nu, updates)
-        steps = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), mu, nu)
-        return steps, state._replace(count=state.count + 1, mu=mu, nu=nu)
-
-    return optax.GradientTransformation(corrected.init, update)
 
 
 def _decay(rate: float, axes: Axes) -> optax.GradientTransformation:
@@ -279,33 +289,3 @@ def _per_layer(
         return jax.tree.unflatten(jax.tree.structure(updates), leaves), new
 
     return optax.GradientTransformation(init, update)
-
-
-class Average(NamedTuple):
-    """State of `average`: the moving average of the parameters, in their own tree."""
-
-    params: Any
-
-
-def average(rate: float) -> optax.GradientTransformation:
-    """Keep an exponential moving average of the parameters; the last link of a chain, updates
-    pass through.
-    """
-
-    def init(params):
-        return Average(jax.tree.map(jnp.copy, params))
-
-    def update(updates, state, params=None):
-        def blend(old, param, change):
-            return rate * old + (1 - rate) * (param + change)
-
-        return updates, Average(jax.tree.map(blend, state.params, params, updates))
-
-    return optax.GradientTransformation(init, update)
-
-
-def averaged(opt, params):
-    """The averaged parameters in an optimizer state, or `params` where no average is kept."""
-    states = jax.tree.leaves(opt, is_leaf=lambda node: isinstance(node, Average))
-    averages = [state.params for state in states if isinstance(state, Average)]
-    return averages[0] if averages else params

@@ -31,6 +31,7 @@ RESUMABLE = (
     "run.eval_*",
     "run.save_every",
     "run.keep",
+    "run.patience",
     "run.directory",
     "run.accumulate",
     "mesh.*",

@@ -16,6 +16,7 @@ from flaxlm.batch import FEATURES
 from flaxlm.data.random import RowRandom
 from flaxlm.data.rows import Rows
 from flaxlm.errors import ConfigError
+from flaxlm.nn.kernels import described, recorded
 from flaxlm.step import MissingName, State, carried, init_params, make_init, make_train_step
 
 
@@ -30,6 +31,7 @@ class Plan:
       tx: the optimizer, as it was traced.
       frozen: {name: module} of state.frozen.
       frozen_axes: {name: {parameter path: dim names}}.
+      attention: which way to attend the layers take, and why, as the trace of the step found.
     """
 
     model: Any
@@ -41,6 +43,7 @@ class Plan:
     tx: optax.GradientTransformation
     frozen: Mapping[str, Any] = field(default_factory=dict)
     frozen_axes: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+    attention: str = ""
 
     @property
     def features(self) -> Mapping[str, jax.ShapeDtypeStruct]:
@@ -164,9 +167,10 @@ def make_plan(experiment, layout: sharding.Layout, vocab) -> Plan:
             train_step = make_train_step(
                 model, objective, tx, seed=run.seed, accumulate=run.accumulate, frozen=frozen
             )
-            _check_carried(model, phases, data)
-            for shapes in by_length.values():
-                jax.eval_shape(train_step, state, dict(shapes))
+            _check_carried(model, objective, phases, data)
+            with recorded() as attention:
+                for shapes in by_length.values():
+                    jax.eval_shape(train_step, state, dict(shapes))
         except MissingName as error:
             raise ConfigError(
                 f"{type(objective).__name__} and {type(model).__module__}.{type(model).__name__} "
@@ -175,7 +179,16 @@ def make_plan(experiment, layout: sharding.Layout, vocab) -> Plan:
             ) from error
     frozen_axes = {name: sharding.axes_of(boxed) for name, boxed in fixed.items()}
     found = Plan(
-        model, objective, layout, phases, state, axes, tx, frozen=frozen, frozen_axes=frozen_axes
+        model,
+        objective,
+        layout,
+        phases,
+        state,
+        axes,
+        tx,
+        frozen=frozen,
+        frozen_axes=frozen_axes,
+        attention=described(attention),
     )
     sharding.check_params(found.shapes, axes, layout)
     return found
@@ -206,6 +219,7 @@ def _check_numbers(run, data) -> None:
         "run.eval_batches": (run.eval_batches, 1),
         "run.save_every": (run.save_every, 0),
         "run.keep": (run.keep, 1),
+        "run.patience": (run.patience, 0),
     }
     starts = [phase.start for phase in data.course]
     for at, phase in enumerate(data.course):
@@ -243,8 +257,14 @@ def _check_rows(model, objective, data) -> None:
             )
 
 
-def _check_carried(model, phases, data) -> None:
+def _check_carried(model, objective, phases, data) -> None:
     kept = [carried(model, features) for features in phases.values()]
+    read, moved = getattr(model.size, "reuse", 0), getattr(objective, "reuse", 0)
+    if kept[0] and read != moved:
+        raise ConfigError(
+            f"model.size.reuse={read} but objective.reuse={moved}: the memory would not begin where "
+            "the next row does; give both the same number"
+        )
     if kept[0] and data.packing != "continue":
         raise ConfigError(
             f"data.packing={data.packing}: {type(model).__module__} with this size carries "

@@ -13,6 +13,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from flaxlm import goodput
 from flaxlm.arguments import HELP, Flag, help_page, parse_argv
 from flaxlm.console import format_count, format_seconds
 from flaxlm.curves import draw
@@ -152,6 +153,10 @@ def final_values(run: RunLog) -> dict[str, str]:
     table = {"steps": f"{last['step']} of {planned}"}
     if "time" in first and "time" in last:
         table["time, first to last line"] = format_seconds(last["time"] - first["time"])
+    ledgers = [line for line in run.lines if line["kind"] == goodput.KIND]
+    if ledgers and (found := goodput.shares(ledgers[-1])):
+        table["goodput"] = f"{found['steps']:.1%}"
+        table["wall time beside steps"] = goodput.others(ledgers[-1])
     for name in run.evaluated:
         values = run.series(name, "eval")[1]
         table[f"held-out {name}, last"] = f"{values[-1]:.4f}"
@@ -233,7 +238,7 @@ def make_page(runs: list[RunLog], picture: bytes) -> str:
 def make_notes(runs: list[RunLog], picture: str) -> str:
     """The Markdown: the picture by name, and a table of the last held-out values."""
     values = [final_values(run) for run in runs]
-    wanted = ("steps", "tokens / s, median", "time, first to last line")
+    wanted = ("steps", "tokens / s, median", "time, first to last line", "goodput")
     names = dict.fromkeys(name for table in values for name in table)
     columns = [n for n in names if n in wanted or (n.startswith("held-out") and "last" in n)]
     shown = [name.removeprefix("held-out ").removesuffix(", last") for name in columns]

@@ -8,7 +8,7 @@ drop it without a word).
 import contextlib
 import contextvars
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,10 +33,11 @@ AXES = (
 RULES: dict[str, tuple[str, ...]] = {
     "batch": ("slices", "data", "fsdp"),
     "length": ("sequence",),
-    "keys": (),  # the key side of attention sees the whole sequence
+    "keys": (),  # length of what attention sees whole: always the keys, see attention_axes
     "width": (),  # D of activations and of norm scales
     "embed": ("fsdp",),  # D of matrices
     "heads": ("tensor",),  # H, or H * K joined, of matrices and activations
+    "attention_heads": ("tensor", "sequence"),  # H inside attention, if it divides
     "head_dim": (),
     "mlp": ("tensor",),
     "vocab": ("tensor",),
@@ -216,9 +217,52 @@ def constrain(x: jax.Array, *axes: str) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, NamedSharding(layout.mesh, spec))
 
 
+def current() -> Layout:
+    """The layout of the innermost `using`; one device outside of any."""
+    return _current.get()
+
+
 def axis_size(name: str) -> int:
     """How many ways the current layout splits dims of that name."""
     return _current.get().parts(name)
+
+
+def attention_axes(heads: int) -> tuple[str, str]:
+    """Dim names of the queries' length and of the heads while they attend.
+
+    Outside of attention a row's positions are split over the mesh axis "sequence". Inside, every
+    device has whole rows of some of the heads, if their number divides: one exchange of positions
+    for heads before and one after (all-to-all; DeepSpeed-Ulysses, Jacobs et al. 2023, section 3).
+    Else the queries stay where they are and keys are gathered.
+    """
+    if heads % axis_size("attention_heads"):
+        return "length", "heads"
+    return "keys", "attention_heads"
+
+
+def per_device(function: Callable, inputs: Iterable[tuple], output: tuple) -> Callable:
+    """`function` of each device's parts of its arguments: for kernels, which XLA cannot split.
+
+    Args:
+      inputs: dim names of every argument.
+      output: dim names of the result.
+    """
+    layout = _current.get()
+    if layout.mesh is None or layout.mesh.size == 1:
+        return function
+    return jax.shard_map(
+        function,
+        mesh=layout.mesh,
+        in_specs=tuple(map(layout.spec, inputs)),
+        out_specs=layout.spec(output),
+        check_vma=False,  # a Pallas kernel says nothing of how its results vary over the mesh
+    )
+
+
+def platform() -> str:
+    """Of the devices that the program is for ("cpu", "gpu", "tpu"), which need not be here."""
+    mesh = _current.get().mesh
+    return jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
 
 
 class Named(struct.PyTreeNode, nn.meta.AxisMetadata):

@@ -1,12 +1,19 @@
-"""What a run says before its first step: the banner, the parameter table, and what would not
-fit.
+"""What a run sees to and says before its first step: where compiled programs are kept, the banner,
+the parameter table, and what would not fit.
 """
 
+import hashlib
 import math
+import os
+import platform
+from pathlib import Path
 
 import jax
 import psutil
 
+from flaxlm import flags
+from flaxlm.cluster import has_plugin
+from flaxlm.data.files import cache_folder
 from flaxlm.errors import ConfigError
 from flaxlm.lock import check_space
 from flaxlm.plan import Plan, make_plan
@@ -40,6 +47,7 @@ def banner(plan: Plan, loaded, overrides, directory, start: int, batches, held_o
             f"; after {phase.start:,} steps {phase.batch} rows of length {phase.length}"
             for phase in data.phases
         ),
+        "attention": plan.attention or "none",
         "per device": f"parameters {mebibytes(size['parameters'])} + gradients "
         f"{mebibytes(size['parameters'])} + "
         + (f"frozen {mebibytes(size['frozen'])} + " if size["frozen"] else "")
@@ -51,7 +59,84 @@ def banner(plan: Plan, loaded, overrides, directory, start: int, batches, held_o
         f"batch(es)",
         "run": f"{directory}, " + (f"resumed after step {start}" if start else "from the start"),
     }
+    if set_flags := flags.summary(jax.default_backend()):
+        lines["flags"] = set_flags
     return "\n".join(f"{label:>10}  {text}" for label, text in lines.items())
+
+
+class Programs:
+    """The compiled programs of this process: kept in a folder, so that the next start reads them.
+
+    The folder is `programs` in the cache ($FLAXLM_CACHE), one for each kind of machine: a program
+    for CPUs is made for the instructions of one. JAX_COMPILATION_CACHE_DIR names another;
+    JAX_ENABLE_COMPILATION_CACHE=false keeps none. What compiles in less than a second is not kept.
+
+    A context manager; it counts inside.
+
+    Attributes:
+      made: programs that were compiled.
+      read: programs that were read from the folder instead.
+    """
+
+    def __init__(self):
+        self.made = self.read = 0
+        if jax.config.jax_enable_compilation_cache and not jax.config.jax_compilation_cache_dir:
+            folder = cache_folder() / "programs" / _machine()
+            jax.config.update("jax_compilation_cache_dir", str(folder))
+
+    def report(self, step: int, seconds: float) -> str:
+        """One line about a step whose program had to be made, which took so long."""
+        kept = jax.config.jax_enable_compilation_cache
+        return f"step {step} took {seconds:.1f} s; programs so far: {self.made} compiled, " + (
+            f"{self.read} read from {jax.config.jax_compilation_cache_dir}"
+            if kept
+            else "none kept (JAX_ENABLE_COMPILATION_CACHE)"
+        )
+
+    def __enter__(self):
+        jax.monitoring.register_event_listener(self._count_read)
+        jax.monitoring.register_event_duration_secs_listener(self._count)
+        return self
+
+    def __exit__(self, *exception):
+        jax.monitoring.unregister_event_listener(self._count_read)
+        jax.monitoring.unregister_event_duration_listener(self._count)
+
+    def _count_read(self, event: str, **_) -> None:
+        if event == "/jax/compilation_cache/cache_hits":
+            self.read += 1
+            self.made -= 1  # jax times every program, those that it reads too
+
+    def _count(self, event: str, seconds: float, **_) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            self.made += 1
+
+
+def idle_accelerator() -> str:
+    """One line if the run is on CPUs although this machine has what an accelerator needs, else
+    "".
+    """
+    if jax.default_backend() != "cpu" or os.environ.get("JAX_PLATFORMS"):
+        return ""
+    plugins = {"libtpu": "TPU", "jax_cuda13_plugin": "GPU", "jax_cuda12_plugin": "GPU"}
+    kinds = [f"{kind} ({name})" for name, kind in plugins.items() if has_plugin(name)]
+    if not kinds:
+        return ""
+    return (
+        f"warning: this runs on CPUs, although jax is installed for {', '.join(kinds)}: is the "
+        "device there and free? JAX_PLATFORMS=tpu or cuda says why not, JAX_PLATFORMS=cpu is "
+        "silent"
+    )
+
+
+def _machine() -> str:
+    """Name of this kind of machine: its architecture and the instructions it knows."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        known = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    except OSError:
+        known = platform.processor()
+    return f"{platform.machine()}-{hashlib.sha256(known.encode()).hexdigest()[:8]}"
 
 
 def abstract_plan(experiment) -> Plan:

@@ -4,7 +4,8 @@ deprecations as errors.
 
 import os
 
-os.environ["JAX_PLATFORMS"] = "cpu"
+# Another platform is for tests of its kernels, one file at a time.
+os.environ["JAX_PLATFORMS"] = os.environ.get("FLAXLM_TEST_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = " ".join(
     [
         os.environ.get("XLA_FLAGS", ""),

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from flaxlm import compile as compiles
 from flaxlm import report, show, train
+from flaxlm.aot import table, topologies
+from flaxlm.aot.fit import place
 from flaxlm.arguments import parse_argv
 from flaxlm.convert import __main__ as convert
 from flaxlm.data import __main__ as data
@@ -49,6 +52,16 @@ def test_commands_of_a_page(page, data_cache, tmp_path, monkeypatch, capsys):
             assert report.main(argv) == 66, said  # there is no such run here, and it says so
         elif module == "flaxlm.convert":
             assert convert.main(argv) == 66, said  # there is no such folder here, and it says so
+        elif module == "flaxlm.compile":  # compiling takes minutes: its command line must be good
+            arguments = parse_argv(argv, compiles.FLAGS)
+            if arguments["--topology"]:
+                slices = arguments.integer("--slices", default=1)
+                topology = topologies.parse(arguments["--topology"], slices=slices)
+                place(resolve(arguments).experiment, topology)
+            else:
+                assert compiles.main(argv) == 0, said
+        elif module == "flaxlm.aot.table":
+            parse_argv(argv, table.FLAGS)
         elif module == "flaxlm.show":
             assert show.main(argv) == 0, said
         elif module == "flaxlm.data":

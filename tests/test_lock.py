@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -64,13 +65,25 @@ def write_foreign(path, *, silent, **changes):
 
 def test_heartbeat_of_another_machine_decides(tmp_path, caplog):
     path = tmp_path / "RUN.lock"
-    write_foreign(path, silent=lock.STALE - 60)
-    with pytest.raises(RunDirError, match="process 1 on far"):
-        RunLock(tmp_path).__enter__()
     write_foreign(path, silent=lock.STALE + 60)
     with RunLock(tmp_path):
         assert "taking over" in caplog.text and "no heartbeat for 36" in caplog.text
         assert json.loads(path.read_text())["pid"] == os.getpid()
+
+
+def test_a_holder_on_another_machine_is_watched(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(lock, "BEAT", 0.4)
+    path = tmp_path / "RUN.lock"
+    write_foreign(path, silent=0)
+    beat = threading.Timer(0.5, os.utime, [path])
+    beat.start()
+    with pytest.raises(RunDirError, match="process 1 on far"):  # it lives
+        RunLock(tmp_path).__enter__()
+    beat.join()
+    began = time.monotonic()
+    with RunLock(tmp_path):  # it was killed a moment ago
+        assert time.monotonic() - began > 1
+        assert "no heartbeat while it was watched for 1 s" in caplog.text
 
 
 def test_number_of_a_dead_process_used_again(tmp_path):

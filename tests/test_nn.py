@@ -9,10 +9,10 @@ import pytest
 from flaxlm import sharding
 from flaxlm.errors import ConfigError
 from flaxlm.nn import masks
-from flaxlm.nn.attention import attend
 from flaxlm.nn.compute import Compute
 from flaxlm.nn.dropout import Dropout
 from flaxlm.nn.embed import Embed, padded
+from flaxlm.nn.kernels import attend
 from flaxlm.nn.linear import matmul
 from flaxlm.nn.norm import RMSNorm
 from flaxlm.nn.positions import RelativeBias, buckets
@@ -55,10 +55,11 @@ def test_relative_bias_depends_on_the_distance_alone():
 
 def test_masks():
     segments = np.array([[1, 1, 2, 0]])
-    seen = np.asarray(masks.same_segment(segments, segments) & masks.causal(4))[0, 0].astype(int)
+    mask = masks.same_segment(segments) & masks.causal()
+    seen = np.asarray(mask.dense(4, 4))[0, 0].astype(int)
     np.testing.assert_array_equal(seen, [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
     prefix = np.array([[1, 1, 0]])
-    seen = np.asarray(masks.causal(3) | masks.seen_by_all(prefix))[0, 0].astype(int)
+    seen = np.asarray(masks.prefix(prefix).dense(3, 3))[0, 0].astype(int)
     np.testing.assert_array_equal(seen, [[1, 1, 0], [1, 1, 0], [1, 1, 1]])
 
 
@@ -77,7 +78,7 @@ def test_attend_is_attention():
     mask = rng.random((2, 1, 5, 6)) < 0.6
     mask[..., 0] = True
     bias = rng.normal(size=(1, 3, 5, 6)).astype(np.float32)
-    found = attend(q, k, v, mask=mask, bias=bias, dropout=lambda w: w)
+    found = attend(q, k, v, masks.Mask(extra=mask), bias, lambda w: w)
     np.testing.assert_allclose(found, attention_by_loop(q, k, v, mask, bias), atol=1e-5)
 
 
@@ -86,7 +87,7 @@ def test_attend_without_a_visible_key_is_finite_and_so_is_its_gradient():
     mask = jnp.zeros((1, 1, 2, 2), bool)
 
     def total(q):
-        out = attend(q, k, v, mask=mask, bias=None, dropout=lambda w: w)
+        out = attend(q, k, v, masks.Mask(extra=mask))
         assert out.dtype == jnp.bfloat16
         return out.astype(jnp.float32).sum()
 
@@ -157,3 +158,15 @@ def test_embedding_tables_are_padded():
 def test_compute_refuses_unknown_names(field, value):
     with pytest.raises(ConfigError, match=f"compute.{field}='{value}': did you mean {value[:3]}"):
         Compute(**{field: value})
+
+
+def test_a_product_over_two_dims_is_the_product_over_their_join():
+    from flaxlm.nn.linear import matmul
+
+    x, d_out = jax.random.normal(jax.random.key(0), (2, 3, 4, 5)), jnp.ones((2, 3, 6, 7))
+    kernel = jax.random.normal(jax.random.key(1), (4, 5, 6, 7))
+    y, pull = jax.vjp(lambda x, kernel: matmul(x, kernel, inputs=2), x, kernel)
+    joined, pull_joined = jax.vjp(matmul, x.reshape(2, 3, 20), kernel.reshape(20, 42))
+    pairs = [(y, joined), *zip(pull(d_out), pull_joined(d_out.reshape(2, 3, 42)), strict=True)]
+    for apart, together in pairs:
+        np.testing.assert_allclose(apart, together.reshape(apart.shape), rtol=1e-5, atol=1e-5)

@@ -6,7 +6,9 @@ import numpy as np
 import optax
 import pytest
 
-from flaxlm import optim
+from flaxlm import losses, moments, optim
+from flaxlm.models import gpt2
+from tests import gpts
 
 AXES = {
     "stack/kernel": ("layers", "embed", "mlp"),
@@ -348,3 +350,90 @@ def test_what_has_no_meaning_is_refused(make, message):
     with pytest.raises(optim.ConfigError, match=message) as error:
         make()
     assert "\n" not in str(error.value)
+
+
+# Moments in bfloat16.
+
+
+@pytest.mark.parametrize("kind", [optim.AdamW, optim.Lamb, optim.Muon])
+def test_moments_in_half_the_bytes(kind):
+    params, gradients = trees()
+
+    def moments_of(**types):
+        tx = kind(optim.Constant(0.01), **types).build(AXES, 3)
+        found, state = run(tx, params, gradients)
+        wide = [leaf for leaf in jax.tree.leaves(state) if leaf.ndim]
+        assert [x.dtype for x in jax.tree.leaves(tx.init(params))] == [
+            x.dtype for x in jax.tree.leaves(state)
+        ], "a step keeps the types"
+        return found, sum(leaf.nbytes for leaf in wide if leaf.size > 100)  # no counters
+
+    exact, whole = moments_of()
+    near, half = moments_of(first_moment="bfloat16", second_moment="bfloat16")
+    assert half == whole / 2
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=0.003), near, exact)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(near))
+
+
+def test_a_second_moment_is_rounded_at_random_or_it_never_falls():
+    """Gradients of 1, then of 0.1: 2,000 steps later the second moment has forgotten the first
+    ones. Rounded to the nearest bfloat16 it stays where it was.
+    """
+    first, later, b2, shape = jnp.ones((256,)), jnp.full((256,), 0.1), 0.999, (256,)
+    tx = moments.kept(moments.adam(0.9, b2, 1e-8), first="float32", second="bfloat16")
+    state = tx.init(jnp.zeros(shape))
+    state = state._replace(nu=first.astype(jnp.bfloat16))
+    nearest = first.astype(jnp.bfloat16)
+
+    def step(_, both):
+        state, nearest = both
+        _, state = tx.update(later, state, None)
+        nearest = b2 * nearest.astype(jnp.float32) + (1 - b2) * later**2
+        return state, nearest.astype(jnp.bfloat16)
+
+    state, nearest = jax.lax.fori_loop(0, 2000, step, (state, nearest))
+    exact = 0.01 + 0.99 * b2**2000
+    assert nearest.astype(jnp.float32).min() == 1.0
+    assert state.nu.dtype == jnp.bfloat16
+    np.testing.assert_allclose(state.nu.astype(jnp.float32).mean(), exact, rtol=0.03)
+
+
+def test_rounding_at_random_is_fair():
+    x = jnp.full((20_000,), 1 + 1 / 512, jnp.float32)  # a quarter of the way to the next
+    drawn = moments.round_at_random(x, jax.random.key(0)).astype(jnp.float32)
+    assert set(np.unique(drawn)) == {1.0, 1 + 1 / 128}
+    np.testing.assert_allclose(drawn.mean(), 1 + 1 / 512, atol=1e-4)
+    exact = jnp.array([0.0, 1.5, -2.0, 1e-30])
+    found = moments.round_at_random(exact, jax.random.key(1)).astype(jnp.float32)
+    np.testing.assert_allclose(found, exact, rtol=1 / 128)
+
+
+def test_a_small_model_learns_as_well_with_narrow_moments():
+    """50 steps of GPT-2 tiny on the same rows."""
+    model = gpt2.Model(gpt2.SIZES["tiny"])
+    batch = gpts.make_batch(rows=4, length=32)
+    params, axes = gpts.init(model, batch)
+
+    def loss(params):
+        readout = model.apply({"params": params}, batch, train=False)["logits"]
+        return losses.cross_entropy(readout, batch["tokens"])[0].mean()
+
+    def train(**types):
+        tx = optim.AdamW(optim.Constant(3e-3), b2=0.95, **types).build(axes, 50)
+
+        def step(both, _):
+            params, state = both
+            value, gradients = jax.value_and_grad(loss)(params)
+            updates, state = tx.update(gradients, state, params)
+            return (optax.apply_updates(params, updates), state), value
+
+        return jax.jit(lambda: jax.lax.scan(step, (params, tx.init(params)), length=50)[1])()
+
+    wide, narrow = train(), train(first_moment="bfloat16", second_moment="bfloat16")
+    assert wide[-1] < 0.2 * wide[0]
+    np.testing.assert_allclose(narrow, wide, atol=0.02 * float(wide[0]))
+
+
+def test_an_unknown_type_of_moments_is_refused():
+    with pytest.raises(optim.ConfigError, match=r"optimizer\.second_moment='bf16'.*bfloat16"):
+        optim.AdamW(optim.Constant(1.0), second_moment="bf16")

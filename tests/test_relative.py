@@ -12,6 +12,7 @@ from flaxlm.models import bert, gpt2
 from flaxlm.nn import relative
 from flaxlm.nn.attention import Attention
 from flaxlm.nn.compute import Compute
+from flaxlm.nn.masks import Mask
 
 RANDOM = np.random.default_rng(0)
 
@@ -52,8 +53,7 @@ def test_scores_are_the_four_terms():
     x = RANDOM.standard_normal((2, length, width)).astype(np.float32)
     module = Attention(heads, head_dim, kernel_init=jax.nn.initializers.normal(0.7), scale=0.6)
     bias = relative.TransformerXL(width).bias(heads, length, length)
-    mask = jnp.ones((1, 1, length, length), bool)
-    call = dict(mask=mask, bias=bias, train=False)
+    call = dict(mask=Mask(), bias=bias, train=False)
     params = sharding.unbox(module.init(jax.random.key(0), x, x, **call)["params"])
     _, sown = module.apply({"params": params}, x, x, **call, mutable=["layers"])
     found = sown["layers"]["scores"]

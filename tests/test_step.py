@@ -194,7 +194,7 @@ def test_meshes_that_cannot_be(mesh, devices, message):
 def test_rules_name_dims_and_axes_that_exist(rules, message):
     with pytest.raises(sharding.ConfigError, match=message):
         sharding.Mesh(rules={**sharding.RULES, **rules})
-    with pytest.raises(sharding.ConfigError, match="no rule for batch"):
+    with pytest.raises(sharding.ConfigError, match="no rule for attention_heads, batch"):
         sharding.Mesh(rules={"embed": ("fsdp",)})
 
 

@@ -439,7 +439,7 @@ def test_flops_are_those_of_the_compiled_products(trained):
 def test_memory_needs_rows_that_go_on():
     experiment = dataclasses.replace(
         EXPERIMENT,
-        model=xlnet.TwoStreamModel(dataclasses.replace(MEMORY, vocab=500)),
+        model=xlnet.TwoStreamModel(dataclasses.replace(MEMORY, vocab=500, reuse=0)),
         objective=PermutationLM(predicted=6, reuse=0, pairs=False),
     )
     layout = sharding.abstract_layout(sharding.Mesh(data=1), 1)
@@ -449,3 +449,6 @@ def test_memory_needs_rows_that_go_on():
     goes_on = dataclasses.replace(experiment.data, packing="continue")
     plan = make_plan(dataclasses.replace(experiment, data=goes_on), layout, vocab)
     assert plan.state.carry["memory"].shape == (16, 2, 8, 32)
+    other = dataclasses.replace(experiment, model=xlnet.TwoStreamModel(MEMORY), data=goes_on)
+    with pytest.raises(ConfigError, match=r"^model\.size\.reuse=8 but objective\.reuse=0"):
+        make_plan(other, layout, vocab)

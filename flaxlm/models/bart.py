@@ -185,7 +185,7 @@ class Model(nn.Module):
 
     def encode(self, batch: Batch, *, train: bool) -> jax.Array:
         """[B, L, D] last hidden states of the encoder."""
-        mask = masks.same_segment(batch["segments"], batch["segments"])
+        mask = masks.same_segment(batch["segments"])
         return self.encoder(self.embed(batch["tokens"]), mask, train=train)
 
     def decode(self, encoder_BLD: jax.Array, batch: Batch, *, train: bool) -> dict:
@@ -193,7 +193,7 @@ class Model(nn.Module):
         segments = batch["decoder_segments"]
         hidden_BMD = self.decoder(
             self.embed(batch["decoder_tokens"]),
-            masks.same_segment(segments, segments) & masks.causal(segments.shape[1]),
+            masks.same_segment(segments) & masks.causal(),
             encoder_BLD,
             masks.same_segment(segments, batch["segments"]),
             train=train,

@@ -235,7 +235,7 @@ def encode(
     return stack(
         block(size, activation, kernel_init),
         x_BLD,
-        masks.same_segment(segments_BL, segments_BL),
+        masks.same_segment(segments_BL),
         bias,
         rotation,
         depth=size.depth,

@@ -77,7 +77,7 @@ class Model(bert.MaskedLanguageModel):
         return stack(
             Block(attention, mlp, partial(LayerNorm, size.eps), post_norm, name="layers"),
             x_BLD,
-            masks.same_segment(segments_BL, segments_BL),
+            masks.same_segment(segments_BL),
             bias,
             rotation,
             depth=size.depth,

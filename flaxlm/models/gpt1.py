@@ -114,11 +114,10 @@ class Model(nn.Module):
         tokens_VD, places_ND = drop(embed.table_VD), drop(places.table_ND)
         x_BLD = look_up(tokens_VD.astype(dtype), batch["tokens"], "vocab")
         x_BLD += look_up(places_ND.astype(dtype), batch["positions"], "positions")
-        segments = batch["segments"]
         hidden_BLD = stack(
             _block(size),
             x_BLD,
-            masks.same_segment(segments, segments) & masks.causal(segments.shape[1]),
+            masks.same_segment(batch["segments"]) & masks.causal(),
             depth=size.depth,
             compute=self.compute,
             train=train,

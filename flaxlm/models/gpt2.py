@@ -107,7 +107,7 @@ class Model(nn.Module):
         x_BLD = Dropout(size.dropout, name="dropout")(x_BLD, train=train)
         x_BLD = self.layers(
             x_BLD,
-            masks.same_segment(batch["segments"], batch["segments"]) & masks.causal(length),
+            masks.same_segment(batch["segments"]) & masks.causal(),
             encoding.bias(size.heads, length, length),
             encoding.rotation(batch["positions"], size.head_dim),
             train=train,

@@ -225,8 +225,7 @@ class Model(_Base):
 
     def encode(self, batch: Batch, *, train: bool) -> jax.Array:
         """[B, L, D] last hidden states of the encoder."""
-        segments = batch["segments"]
-        mask = masks.same_segment(segments, segments)
+        mask = masks.same_segment(batch["segments"])
         return self.encoder(self.embed(batch["tokens"]), mask, train=train)
 
     def decode(self, encoder_BLD: jax.Array, batch: Batch, *, train: bool) -> dict:
@@ -234,7 +233,7 @@ class Model(_Base):
         segments = batch["decoder_segments"]
         hidden_BMD = self.decoder(
             self.embed(batch["decoder_tokens"]),
-            masks.same_segment(segments, segments) & masks.causal(segments.shape[1]),
+            masks.same_segment(segments) & masks.causal(),
             encoder_BLD,
             masks.same_segment(segments, batch["segments"]),
             train=train,
@@ -274,12 +273,12 @@ class LanguageModel(_Base):
     def make_towers(self, tower):
         self.decoder = tower(self.size.depth, two_sided=self.two_sided)
 
-    def visible(self, batch: Batch) -> jax.Array:
-        return masks.causal(batch["tokens"].shape[1])
+    def visible(self, batch: Batch) -> masks.Mask:
+        return masks.causal()
 
     def __call__(self, batch: Batch, *, train: bool) -> dict:
         """Readout and hidden states [B, L, D], as `Model`."""
-        mask = masks.same_segment(batch["segments"], batch["segments"]) & self.visible(batch)
+        mask = masks.same_segment(batch["segments"]) & self.visible(batch)
         hidden_BLD = self.decoder(self.embed(batch["tokens"]), mask, train=train)
         return {"logits": self.readout(hidden_BLD), "hidden": hidden_BLD}
 
@@ -300,8 +299,8 @@ class PrefixLanguageModel(LanguageModel):
 
     two_sided = True
 
-    def visible(self, batch: Batch) -> jax.Array:
-        return super().visible(batch) | masks.seen_by_all(batch["prefix"])
+    def visible(self, batch: Batch) -> masks.Mask:
+        return masks.prefix(batch["prefix"])
 
 
 def _attention_flops(size: Size, queries: int, keys: int) -> int:

@@ -43,11 +43,11 @@ from flaxlm.errors import ConfigError
 from flaxlm.losses import Readout
 from flaxlm.models.bert import gelu_tanh
 from flaxlm.nn import masks, relative
-from flaxlm.nn.attention import attend, scores
 from flaxlm.nn.block import post_norm
 from flaxlm.nn.compute import Compute
 from flaxlm.nn.dropout import Dropout
 from flaxlm.nn.embed import Embed, Table, padded
+from flaxlm.nn.kernels import attend, scores
 from flaxlm.nn.linear import Linear
 from flaxlm.nn.mlp import MLP
 from flaxlm.nn.norm import LayerNorm
@@ -197,8 +197,8 @@ class SharedAttention(nn.Module):
                 found = scores(q_BQHK, k_BSHK, added_BHQS)
                 self.sow("layers", "scores", found, reduce_fn=lambda old, new: new)
             x_BQHK = attend(
-                q_BQHK, k_BSHK, v_BSHK, mask=view.mask, bias=added_BHQS,
-                dropout=partial(dropout, train=train),
+                q_BQHK, k_BSHK, v_BSHK, masks.Mask(extra=view.mask), added_BHQS,
+                dropout.acting(train), layer="/".join(self.path),
             )  # fmt: skip
             return out(x_BQHK.reshape(*x_BQD.shape[:2], size.inner))
 
@@ -305,7 +305,7 @@ class Model(nn.Module):
 
     def streams(self, batch: Batch, content_BLD: jax.Array, query_1D: jax.Array):
         """(streams, views): what goes through the layers, and what each of them sees."""
-        mask = masks.same_segment(batch["segments"], batch["segments"])
+        mask = masks.equal(batch["segments"], batch["segments"])
         return (content_BLD,), (self.view(batch, mask),)
 
     def view(self, batch: Batch, mask: jax.Array, places: jax.Array | None = None) -> View:
@@ -315,7 +315,7 @@ class Model(nn.Module):
         queries_BQ = batch["types"]
         if places is not None:
             queries_BQ = jnp.take_along_axis(queries_BQ, places, axis=1, mode="clip")
-        other = ~masks.same_segment(queries_BQ, keys_BS)
+        other = ~masks.equal(queries_BQ, keys_BS)
         return View(jnp.pad(mask, before, constant_values=True), other, places)
 
     def carried(self, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> dict:

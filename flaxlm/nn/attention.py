@@ -1,83 +1,21 @@
-"""Attention: one function that attends, one module with the projections around it.
+"""Attention with the projections around it; how it is computed is chosen in nn/kernels.py.
 
 `B` batch, `Q` queries, `S` keys, `D` width, `H` heads, `K` head dim.
 """
 
 from collections.abc import Callable
-from functools import partial, reduce
+from functools import partial
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from flaxlm.nn.dropout import Dropout
+from flaxlm.nn.kernels import attend, scores
 from flaxlm.nn.linear import project
+from flaxlm.nn.masks import Mask
 from flaxlm.nn.relative import Relative, RelativeScores
-from flaxlm.sharding import axis_size, constrain
-
-_MASKED = -1e30  # finite: a row without any visible key becomes uniform instead of NaN
-
-
-def attend(
-    q_BQHK: jax.Array,
-    k_BSHK: jax.Array,
-    v_BSHK: jax.Array,
-    *,
-    mask: jax.Array,
-    bias: jax.Array | None,
-    dropout: Callable[[jax.Array], jax.Array],
-) -> jax.Array:
-    """softmax(q k + bias) v over the visible keys, softmax in fp32.
-
-    The scores are not scaled: a family that scales does it to q, or folds it in q's initializer as
-    T5 does.
-
-    Args:
-      q_BQHK: queries.
-      k_BSHK: keys.
-      v_BSHK: values.
-      mask: [B or 1, 1, Q, S] booleans, True where a query sees a key.
-      bias: [1 or B, H, Q, S] fp32, added to the scores.
-      dropout: applied to the attention weights [B, H, Q, S].
-
-    Returns:
-      [B, Q, H, K] in q's type.
-    """
-    s_BHQS = scores(q_BQHK, k_BSHK, bias)
-    w_BHQS = jax.nn.softmax(jnp.where(mask, s_BHQS, _MASKED), axis=-1)
-    w_BHQS = dropout(w_BHQS.astype(q_BQHK.dtype))
-    return jnp.einsum("BHQS,BSHK->BQHK", w_BHQS, v_BSHK)
-
-
-def scores(q_BQHK: jax.Array, k_BSHK: jax.Array, bias: jax.Array | None) -> jax.Array:
-    """[B, H, Q, S] fp32 attention scores before mask and softmax; arguments as `attend`."""
-    s_BHQS = jnp.einsum("BQHK,BSHK->BHQS", q_BQHK, k_BSHK, preferred_element_type=jnp.float32)
-    if bias is None:
-        return s_BHQS
-    return _add_bias(s_BHQS, bias) if len(bias) == 1 else s_BHQS + bias
-
-
-@jax.custom_vjp
-def _add_bias(s_BHQS: jax.Array, bias_1HQS: jax.Array) -> jax.Array:
-    return s_BHQS + bias_1HQS
-
-
-def _add_bias_backward(_, d_BHQS: jax.Array):
-    # XLA's CPU compiler sums over the batch on one core; additions it splits over all of them.
-    def rows_added(d_BHQS):
-        return reduce(jnp.add, [d_BHQS[row : row + 1] for row in range(len(d_BHQS))])
-
-    def summed(d_BHQS):
-        return d_BHQS.sum(axis=0, keepdims=True)
-
-    whole = axis_size("batch") == 1  # slices of a batch that is split over devices would move it
-    if not whole:
-        return d_BHQS, summed(d_BHQS)
-    return d_BHQS, jax.lax.platform_dependent(d_BHQS, cpu=rows_added, default=summed)
-
-
-_add_bias.defvjp(lambda s_BHQS, bias_1HQS: (_add_bias(s_BHQS, bias_1HQS), None), _add_bias_backward)
+from flaxlm.sharding import attention_axes, constrain, platform
 
 
 class Attention(nn.Module):
@@ -110,7 +48,7 @@ class Attention(nn.Module):
         x_BQD: jax.Array,
         memory_BSD: jax.Array,
         *,
-        mask: jax.Array,
+        mask: Mask,
         bias: jax.Array | Relative | None = None,
         rotation: Callable[[jax.Array], jax.Array] | None = None,
         train: bool,
@@ -118,41 +56,58 @@ class Attention(nn.Module):
         """[B, Q, D]: `x` attends to `memory`, which is `x` in self-attention.
 
         Args:
-          mask, bias: see `attend`. A `Relative` bias is computed here from queries and keys, with
-            parameters "relative" (nn.relative.RelativeScores).
+          mask, bias: see `nn.kernels.attend`. A `Relative` bias is computed here from queries and
+            keys, with parameters "relative" (nn.relative.RelativeScores).
           rotation: turns queries and keys [B, L, H, K] by their positions (nn.positions.Rotation).
         """
+        # The reshape between heads and the width moves every element on a TPU, and not on a CPU,
+        # whose products want two dims.
+        heads_apart = platform() == "tpu"
         inner = self.heads * self.head_dim
+        split = (self.heads, self.head_dim) if heads_apart else inner
 
-        def heads_of(x, name, init, length):
+        def heads_of(x, name, init):
             init = init or self.kernel_init
-            y = project(self, name, x, inner, ("embed", "heads"), init, self.bias_init)
+            y = project(self, name, x, split, ("embed", "heads"), init, self.bias_init)
             y = checkpoint_name(y, "qkv").reshape(*x.shape[:2], self.heads, self.head_dim)
-            return constrain(y, "batch", length, "heads", "head_dim")
+            return constrain(y, "batch", "length", "heads", "head_dim")
 
-        q_BQHK = heads_of(x_BQD, "query", self.query_init, "length")
-        k_BSHK = heads_of(memory_BSD, "key", None, "keys")
-        v_BSHK = heads_of(memory_BSD, "value", None, "keys")
+        q_BQHK = heads_of(x_BQD, "query", self.query_init)
+        k_BSHK = heads_of(memory_BSD, "key", None)
+        v_BSHK = heads_of(memory_BSD, "value", None)
+        length, heads = attention_axes(self.heads)
         if isinstance(bias, Relative):
+            length, heads = "length", "heads"
+            k_BSHK = constrain(k_BSHK, "batch", "keys", heads, "head_dim")
             relative = RelativeScores(self.heads, self.head_dim, self.kernel_init, name="relative")
             bias = relative(q_BQHK, k_BSHK, bias.encoding) * self.scale
         if rotation is not None:
             q_BQHK, k_BSHK = rotation(q_BQHK), rotation(k_BSHK)
         if self.scale != 1.0:
             q_BQHK = q_BQHK * self.scale
+        q_BQHK = constrain(q_BQHK, "batch", length, heads, "head_dim")
+        k_BSHK = constrain(k_BSHK, "batch", "keys", heads, "head_dim")
+        v_BSHK = constrain(v_BSHK, "batch", "keys", heads, "head_dim")
         if self.is_mutable_collection("layers"):  # someone asked for them: see step.Applied
             self.sow("layers", "scores", scores(q_BQHK, k_BSHK, bias), reduce_fn=_last)
-        out_BQHK = attend(
-            q_BQHK,
-            k_BSHK,
-            v_BSHK,
-            mask=mask,
-            bias=bias,
-            dropout=lambda w: self.dropout(name="dropout")(w, train=train),
+        dropout = self.dropout(name="dropout").acting(train)
+        out_BQHK = attend(q_BQHK, k_BSHK, v_BSHK, mask, bias, dropout, layer="/".join(self.path))
+        # Said twice: left to itself, XLA exchanges the weights instead of the result.
+        out_BQHK = constrain(out_BQHK, "batch", length, heads, "head_dim")
+        out_BQHK = constrain(out_BQHK, "batch", "length", "heads", "head_dim")
+        if not heads_apart:
+            out_BQHK = out_BQHK.reshape(*x_BQD.shape[:2], inner)
+        y_BQD = project(
+            self,
+            "out",
+            out_BQHK,
+            x_BQD.shape[-1],
+            ("heads", "embed"),
+            self.out_init or self.kernel_init,
+            self.bias_init,
+            inputs=2 if heads_apart else 1,
         )
-        init, out_BQI = self.out_init or self.kernel_init, out_BQHK.reshape(*x_BQD.shape[:2], inner)
-        width = x_BQD.shape[-1]
-        y_BQD = project(self, "out", out_BQI, width, ("heads", "embed"), init, self.bias_init)
+        y_BQD = checkpoint_name(y_BQD, "attention_out")
         return self.out_dropout(name="out_dropout")(y_BQD, train=train)
 
 

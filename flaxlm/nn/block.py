@@ -8,6 +8,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 
+from flaxlm.nn.masks import Mask
 from flaxlm.sharding import constrain
 
 Sublayer = Callable[[jax.Array], jax.Array]
@@ -44,11 +45,11 @@ class Block(nn.Module):
     def __call__(
         self,
         x_BLD: jax.Array,
-        mask: jax.Array,
+        mask: Mask,
         bias: jax.Array | None = None,
         rotation: Callable | None = None,
         memory_BSD: jax.Array | None = None,
-        memory_mask: jax.Array | None = None,
+        memory_mask: Mask | None = None,
         *,
         train: bool,
     ) -> jax.Array:
@@ -57,7 +58,7 @@ class Block(nn.Module):
         Args:
           mask, bias, rotation: of the self-attention, see `nn.attention.Attention`.
           memory_BSD: what the cross-attention reads; None: there is no cross-attention.
-          memory_mask: [B or 1, 1, L, S], which of it.
+          memory_mask: which of it.
         """
 
         def attend(y_BLD):

@@ -1,5 +1,8 @@
 """Dropout whose noise can be shared along dims."""
 
+from collections.abc import Callable
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -17,6 +20,10 @@ class Dropout(nn.Module):
 
     rate: float
     shared: tuple[int, ...] = ()
+
+    def acting(self, train: bool) -> Callable[[jax.Array], jax.Array] | None:
+        """What this does in training or not, or None where that is nothing."""
+        return partial(self, train=True) if train and self.rate else None
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:

@@ -1,5 +1,6 @@
 """Products with weight matrices, which are [in, out] in fp32. `I` in, `O` out."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -15,26 +16,32 @@ def project(
     module: nn.Module,
     name: str,
     x: jax.Array,
-    features: int,
+    features: int | tuple[int, ...],
     axes: tuple[str, str],
     kernel_init: Callable,
     bias_init: Callable | None,
+    *,
+    inputs: int = 1,
 ) -> jax.Array:
-    """[..., features]: `x` [..., I] through the kernel `name` and the bias `<name>_bias` of
+    """[..., *features]: `x` [..., I] through the kernel `name` [I, O] and the bias `<name>_bias` of
     `module`.
 
     Args:
+      features: O, or the dims that it is split into.
+      inputs: how many dims of x make up I, the last ones.
       axes: dim names of the kernel; a bias that comes back to the "embed" dim has "width" there.
       bias_init: None leaves the bias out.
     """
-    shape = (x.shape[-1], features)
+    ins = x.shape[x.ndim - inputs :]
+    outs = features if isinstance(features, tuple) else (features,)
+    shape = (math.prod(ins), math.prod(outs))
     kernel_IO = module.param(name, param(kernel_init, *axes), shape, jnp.float32)
-    y = matmul(x, kernel_IO)
+    y = matmul(x, kernel_IO.reshape(*ins, *outs), inputs=inputs)
     if bias_init is None:
         return y
     axis = "width" if axes[1] == "embed" else axes[1]
-    bias_O = module.param(f"{name}_bias", param(bias_init, axis), (features,), jnp.float32)
-    return y + bias_O.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
+    bias_O = module.param(f"{name}_bias", param(bias_init, axis), shape[1:], jnp.float32)
+    return y + bias_O.astype(y.dtype).reshape((1,) * (y.ndim - len(outs)) + outs)
 
 
 class Linear(nn.Module):
@@ -60,11 +67,50 @@ class Linear(nn.Module):
         )
 
 
-def matmul(x: jax.Array, kernel_IO: jax.Array, *, dtype=None) -> jax.Array:
-    """[..., O]: `x` [..., I] times the kernel, in x's type or in `dtype` (accumulated in it)."""
-    product = _product(x, kernel_IO.astype(x.dtype), jnp.dtype(dtype or x.dtype))
+def matmul(x: jax.Array, kernel_IO: jax.Array, *, dtype=None, inputs: int = 1) -> jax.Array:
+    """[..., O]: `x` [..., I] times the kernel, in x's type or in `dtype` (accumulated in it). I may
+    be several dims, their number is `inputs`, and O too.
+    """
+    product = _product(x, kernel_IO.astype(x.dtype), jnp.dtype(dtype or x.dtype), inputs)
     # Rematerialisation does not look into a custom_vjp: a policy knows its result by this name.
     return checkpoint_name(product, "matmul")
+
+
+def gradients(
+    x: jax.Array, kernel_IO: jax.Array, d_out: jax.Array, *, dtype=None
+) -> tuple[jax.Array, jax.Array]:
+    """The cotangents of `x` [..., I] and the kernel when `d_out` [..., O] is that of their product.
+
+    Args:
+      dtype: of the kernel's; None: as x.
+    """
+    x, d_out = _made(x, d_out.astype(x.dtype))
+    inputs = (x.ndim + kernel_IO.ndim - d_out.ndim) // 2
+    rows = range(x.ndim - inputs)
+    outs = range(len(rows), d_out.ndim), range(inputs, kernel_IO.ndim)
+    d_kernel = jax.lax.platform_dependent(
+        x,
+        d_out,
+        cpu=partial(_kernel_gradient_on_cpu, inputs=inputs, dtype=dtype),
+        default=lambda x, d_out: _contract(x, d_out, rows, rows, dtype),
+    )
+    return _contract(d_out, kernel_IO, *outs), d_kernel
+
+
+def _kernel_gradient_on_cpu(x, d_out, *, inputs, dtype):
+    """As on other platforms, with the narrower operand on the left: the product wants that one
+    transposed, which XLA's CPU compiler does element by element, fused with what made it.
+    """
+    # The CPU runtime has no product of bf16 arrays in fp32 whose result is wanted transposed.
+    wide = jnp.promote_types(dtype or x.dtype, x.dtype)
+    x, d_out = x.astype(wide), d_out.astype(wide)
+    rows = range(x.ndim - inputs)
+    if x.size <= d_out.size:
+        return _contract(x, d_out, rows, rows, dtype)
+    # The barrier: else the transpose that follows would turn the operands around again.
+    d_OI = jax.lax.optimization_barrier(_contract(d_out, x, rows, rows, dtype))
+    outputs = d_out.ndim - len(rows)
+    return jnp.transpose(d_OI, (*range(outputs, d_OI.ndim), *range(outputs)))
 
 
 def _contract(x, y, x_dims, y_dims, dtype=None):
@@ -81,20 +127,18 @@ def _made(*operands):
     )
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _product(x, kernel_IO, dtype):
-    return _contract(*_made(x, kernel_IO), [x.ndim - 1], [0], dtype)
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _product(x, kernel_IO, dtype, inputs):
+    ins = range(x.ndim - inputs, x.ndim), range(inputs)
+    return _contract(*_made(x, kernel_IO), *ins, dtype)
 
 
-def _forward(x, kernel_IO, dtype):
-    return _product(x, kernel_IO, dtype), (x, kernel_IO)
+def _forward(x, kernel_IO, dtype, inputs):
+    return _product(x, kernel_IO, dtype, inputs), (x, kernel_IO)
 
 
-def _backward(dtype, saved, d_out):
-    x, kernel_IO = saved
-    x, d_out = _made(x, d_out.astype(x.dtype))
-    rows = range(x.ndim - 1)
-    return _contract(d_out, kernel_IO, [x.ndim - 1], [1]), _contract(x, d_out, rows, rows)
+def _backward(dtype, inputs, saved, d_out):
+    return gradients(*saved, d_out)
 
 
 _product.defvjp(_forward, _backward)

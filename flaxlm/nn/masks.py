@@ -1,37 +1,114 @@
-"""Who may attend to whom: boolean masks [B, 1, Q, S], True where query position Q sees key position
-S.
+"""Who may attend to whom, said in a form that kernels understand: segments, causal order, a band;
+and as an array of booleans what none of them says.
+
+`B` batch, `Q` queries, `S` keys, `L` length where both are the same. Positions of both sides start
+at 0.
 """
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 
-def same_segment(queries_BQ: jax.Array, keys_BS: jax.Array) -> jax.Array:
-    """[B, 1, Q, S]: equal segment ids. Padding (0) sees padding, so no row of a softmax is empty
-    where both have it.
+class Mask(struct.PyTreeNode):
+    """The pairs that pass every part of it; `a & b` joins two.
+
+    Attributes:
+      query_segments: [B, Q] ids; a query sees keys of its own segment. Padding (0) sees padding, so
+        no row of a softmax is empty where both have it. None: segments play no part.
+      key_segments: [B, S]; None: the keys are the queries, each of which then sees itself.
+      banded: a boolean (traced): whether `band` counts, for layers that differ in it; None: it
+        does.
+      extra: [B or 1, 1, Q or 1, S] booleans: permutations, prefixes, memory.
+      causal: a query sees the keys up to its own position.
+      band: a query sees the last `band` keys, its own position included, and all after it (so it is
+        joined to `causal`); None: no band.
     """
+
+    query_segments: jax.Array | None = None
+    key_segments: jax.Array | None = None
+    banded: jax.Array | None = None
+    extra: jax.Array | None = None
+    causal: bool = struct.field(pytree_node=False, default=False)
+    band: int | None = struct.field(pytree_node=False, default=None)
+
+    def __and__(self, other: "Mask") -> "Mask":
+        """Both. Segments, and bands, can be in one of them alone."""
+        assert self.query_segments is None or other.query_segments is None, "two sets of segments"
+        assert self.band is None or other.band is None, "two bands"
+        segmented = other if self.query_segments is None else self
+        banded = other if self.band is None else self
+        extras = [mask.extra for mask in (self, other) if mask.extra is not None]
+        return Mask(
+            query_segments=segmented.query_segments,
+            key_segments=segmented.key_segments,
+            banded=banded.banded,
+            extra=extras[0] & extras[1] if len(extras) == 2 else extras[0] if extras else None,
+            causal=self.causal or other.causal,
+            band=banded.band,
+        )
+
+    def keys(self) -> jax.Array | None:
+        """[B, S] segments of the keys."""
+        return self.query_segments if self.key_segments is None else self.key_segments
+
+    def dense(self, queries: int, keys: int) -> jax.Array:
+        """[B or 1, 1, Q, S] booleans, True where a query sees a key."""
+        return self.dense_at(jnp.arange(queries), keys)
+
+    def dense_at(self, positions_Q: jax.Array, keys: int) -> jax.Array:
+        """[B or 1, 1, Q, S] of queries at these positions, whose segments and rows of `extra` this
+        mask holds; the key side is whole.
+        """
+        before_QS = positions_Q[:, None] - jnp.arange(keys)[None, :]
+        parts = []
+        if self.causal:
+            parts.append((before_QS >= 0)[None, None])
+        if self.band is not None:
+            near_QS = before_QS < self.band
+            parts.append((near_QS if self.banded is None else near_QS | ~self.banded)[None, None])
+        if self.query_segments is not None:
+            parts.append(equal(self.query_segments, self.keys()))
+        if self.extra is not None:
+            parts.append(self.extra)
+        if not parts:
+            return jnp.ones((1, 1, *before_QS.shape), bool)
+        seen = parts[0]
+        for part in parts[1:]:
+            seen = seen & part
+        return jnp.broadcast_to(seen, (len(seen), 1, *before_QS.shape))
+
+
+def same_segment(queries_BQ: jax.Array, keys_BS: jax.Array | None = None) -> Mask:
+    """Keys of the query's segment; without `keys` those are the queries themselves."""
+    return Mask(query_segments=queries_BQ, key_segments=keys_BS)
+
+
+def causal() -> Mask:
+    """Keys up to the query itself."""
+    return Mask(causal=True)
+
+
+def near(band: int) -> Mask:
+    """The last `band` positions, the query's included, and all after it; to be joined to
+    `causal`.
+    """
+    return Mask(band=band)
+
+
+def prefix(marked_BL: jax.Array) -> Mask:
+    """Keys up to the query itself, and those marked 1 wherever they are (a prefix LM)."""
+    length = marked_BL.shape[1]
+    return Mask(extra=causal().dense(length, length) | (marked_BL == 1)[:, None, None, :])
+
+
+def equal(queries_BQ: jax.Array, keys_BS: jax.Array) -> jax.Array:
+    """[B, 1, Q, S] booleans: equal numbers."""
     return (queries_BQ[:, :, None] == keys_BS[:, None, :])[:, None]
 
 
-def causal(length: int) -> jax.Array:
-    """[1, 1, L, L]: keys up to the query itself."""
-    position = jnp.arange(length)
-    return (position[:, None] >= position[None, :])[None, None]
-
-
-def near(length: int, band: int) -> jax.Array:
-    """[1, 1, L, L]: keys fewer than `band` positions before the query, and all after it; to be
-    joined to a causal mask (a banded layer: the last `band` positions, the query's included).
-    """
-    position = jnp.arange(length)
-    return (position[:, None] - position[None, :] < band)[None, None]
-
-
-def seen_by_all(prefix_BS: jax.Array) -> jax.Array:
-    """[B, 1, 1, S]: keys marked 1, to be joined to a causal mask (a prefix LM)."""
-    return (prefix_BS == 1)[:, None, None, :]
-
-
 def below(order_BS: jax.Array, reach_BQ: jax.Array) -> jax.Array:
-    """[B, 1, Q, S]: keys whose place in an order is below the query's reach (permutations)."""
+    """[B, 1, Q, S] booleans: keys whose place in an order is below the query's reach
+    (permutations).
+    """
     return (order_BS[:, None, :] < reach_BQ[:, :, None])[:, None]

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from flaxlm.sharding import constrain, param
+from flaxlm.sharding import attention_axes, constrain, param
 
 
 class Rotation(struct.PyTreeNode):
@@ -35,14 +35,25 @@ class Rotation(struct.PyTreeNode):
     def __call__(self, x_BLHK: jax.Array) -> jax.Array:
         """[B, L, H, K] in x's type, computed in fp32."""
         turning = self.cos.shape[-1]
-        x = x_BLHK[..., :turning].astype(jnp.float32)
+        turned, rest = x_BLHK[..., :turning], x_BLHK[..., turning:]
         if self.interleaved:
-            partner = jnp.flip(x.reshape(*x.shape[:-1], -1, 2), axis=-1).reshape(x.shape)
+            pairs = turned.reshape(*turned.shape[:-1], -1, 2)
+            parts = [self._turned(turned, jnp.flip(pairs, axis=-1).reshape(turned.shape))]
         else:
-            partner = jnp.roll(x, turning // 2, axis=-1)
-        turned = (x * self.cos + partner * self.sin).astype(x_BLHK.dtype)
-        rest = x_BLHK[..., turning:]
-        return jnp.concatenate([turned, rest], axis=-1) if rest.shape[-1] else turned
+            # Half by half: a TPU writes out, in fp32, what is turned around as a whole.
+            halves = jnp.split(turned, 2, axis=-1)
+            parts = [
+                self._turned(
+                    half, halves[1 - at], slice(at * turning // 2, (at + 1) * turning // 2)
+                )
+                for at, half in enumerate(halves)
+            ]
+        return jnp.concatenate([*parts, rest] if rest.shape[-1] else parts, axis=-1)
+
+    def _turned(self, x, partner, channels: slice = slice(None)):
+        x_F, partner_F = x.astype(jnp.float32), partner.astype(jnp.float32)
+        turned = x_F * self.cos[..., channels] + partner_F * self.sin[..., channels]
+        return turned.astype(x.dtype)
 
 
 class Position(nn.Module):
@@ -161,7 +172,13 @@ class Alibi(Position):
         distance_QS = jnp.arange(queries)[:, None] - jnp.arange(keys)[None, :]
         slope_H = jnp.asarray(slopes(heads), jnp.float32)
         bias_HQS = -slope_H[:, None, None] * jnp.abs(distance_QS)[None].astype(jnp.float32)
-        return constrain(bias_HQS, "heads", "length", "keys")[None]
+        return _as_scores(bias_HQS)[None]
+
+
+def _as_scores(bias_HQS: jax.Array) -> jax.Array:
+    """Laid out as the scores that it is added to."""
+    length, heads = attention_axes(len(bias_HQS))
+    return constrain(bias_HQS, heads, length, "keys")
 
 
 def slopes(heads: int) -> np.ndarray:
@@ -233,4 +250,4 @@ class RelativeBias(Position):
         by_distance_HN = jnp.take(table.T, jnp.asarray(bucket), axis=1)
         diagonal_QS = jnp.arange(keys)[None, :] - jnp.arange(queries)[:, None] + (queries - 1)
         bias_HQS = jnp.take(by_distance_HN, diagonal_QS, axis=1)
-        return constrain(bias_HQS, "heads", "length", "keys")[None]
+        return _as_scores(bias_HQS)[None]
