@@ -5,8 +5,8 @@ Hardware  2 CPU cores, nothing to download.
 Data      A long text file (it is cut into documents of 65,536 characters); "lines:FILE" takes
           every line for a document, "jsonl:FILE" every record. The vocabulary is trained on it:
           WordPiece, 4,000 pieces.
-Measured  5 minutes beside other work, on 690,000 characters of petitions: masked tokens 6.54 nat held
-          out, 0.15 nat under their unigram entropy; next sentence right 63 % of the time.
+Measured  5 minutes beside other work, on 690,000 characters of petitions: masked tokens 6.54 nat
+          held out, 0.15 nat under their unigram entropy; next sentence right 63 % of the time.
 """
 
 from dataclasses import replace

@@ -262,8 +262,8 @@ def _check_carried(model, objective, phases, data) -> None:
     read, moved = getattr(model.size, "reuse", 0), getattr(objective, "reuse", 0)
     if kept[0] and read != moved:
         raise ConfigError(
-            f"model.size.reuse={read} but objective.reuse={moved}: the memory would not begin where "
-            "the next row does; give both the same number"
+            f"model.size.reuse={read} but objective.reuse={moved}: the memory would not begin "
+            "where the next row does; give both the same number"
         )
     if kept[0] and data.packing != "continue":
         raise ConfigError(
