@@ -2,7 +2,11 @@
 deprecations as errors.
 """
 
+import importlib.util
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 # Another platform is for tests of its kernels, one file at a time.
 os.environ["JAX_PLATFORMS"] = os.environ.get("FLAXLM_TEST_PLATFORMS", "cpu")
@@ -19,6 +23,8 @@ import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -47,5 +53,44 @@ def data_cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 
 
+@pytest.fixture
+def run_for_tpus():
+    """`run_for_tpus(program) -> its output`: Python text run in a process of its own in which
+    libtpu compiles for TPUs that are not there.
+    """
+
+    def run(program: str, **variables: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env={
+                **os.environ,
+                "JAX_PLATFORMS": "cpu",
+                "XLA_FLAGS": "",
+                "TPU_SKIP_MDS_QUERY": "1",
+                "TPU_WORKER_HOSTNAMES": "localhost",
+                "TPU_ACCELERATOR_TYPE": "v5p-8",
+                "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no TPU is here for its lock to protect
+                "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
+                **variables,
+            },
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    return run
+
+
 def pytest_addoption(parser):
     parser.addoption("--update-golden", action="store_true", help="rewrite tests/golden")
+
+
+def pytest_collection_modifyitems(items):
+    if importlib.util.find_spec("libtpu") is None:
+        absent = pytest.mark.skip(reason="libtpu is not installed: pip install 'flaxlm[tpu]'")
+        for item in items:
+            if item.get_closest_marker("libtpu"):
+                item.add_marker(absent)

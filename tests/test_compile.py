@@ -28,9 +28,6 @@ from flaxlm.sharding import Mesh
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parent.parent
-needs_libtpu = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (flaxlm[tpu])"
-)
 
 
 def cpu_target(*, hbm: int, count: int = 4) -> devices.Target:
@@ -173,7 +170,7 @@ def test_the_report_is_labelled_and_its_json_adds_up(fits):
 def test_what_does_not_fit_gets_changes_that_do():
     experiment = dataclasses.replace(tiny.EXPERIMENT, mesh=Mesh(data=4))
     (fit,) = compile_step(experiment, cpu_target(hbm=2**34))
-    limit = fit.memory.total * 9 // 10
+    limit = fit.memory.total - 1
     target = cpu_target(hbm=limit)
     (failed,) = compile_step(experiment, target)
     assert not failed.fits and failed.headroom < 0
@@ -252,7 +249,7 @@ def compiled(name: str, topology: str, file: Path, *overrides: str) -> dict:
     return json.loads(file.read_text())
 
 
-@needs_libtpu
+@pytest.mark.libtpu
 def test_a_step_compiles_for_a_tpu(tmp_path):
     found = compiled("tiny_gpt2", "v5e:2x2", tmp_path / "tiny.json", "--model.compute.scan=true")
     (phase,) = found["phases"]
@@ -264,7 +261,7 @@ def test_a_step_compiles_for_a_tpu(tmp_path):
     assert phase["estimate"]["step_seconds"] > 0
 
 
-@needs_libtpu
+@pytest.mark.libtpu
 @pytest.mark.slow
 def test_the_committed_table_is_what_compiling_gives(tmp_path):
     """A sample of docs/scale.md: the memory of one experiment, to a few percent."""

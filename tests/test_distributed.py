@@ -128,7 +128,7 @@ def test_killed_of_four_hung_of_two_and_finished_alone(text_file, data_cache, tm
 
     patient = ["--run.steps=100000", "--run.patience=6"]
     processes = start_by_slurm([*argv, *patient], data_cache, count=2, devices=2)
-    reach(processes, directory, first + 4)
+    reach(processes, directory, first + 7)  # what first + 3 saved is complete by then
     codes, outputs, seconds = strike(processes, 1, signal.SIGSTOP)
     assert codes == [71] and seconds < 60, outputs
     assert f"resumed after step {first}" in outputs[0]

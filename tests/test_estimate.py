@@ -3,12 +3,7 @@ with literal numbers, programs compiled for a CPU, one compiled for a TPU that i
 """
 # ruff: noqa: E501  lines of compiled programs are as long as they are
 
-import importlib.util
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -289,15 +284,15 @@ def test_chips_agree_with_the_peaks_of_the_metrics():
 
 TPU_PROGRAM = """
 import json, sys
-from flaxlm.aot import topologies
+from flaxlm.aot import devices, topologies
 topology = topologies.parse("v5p:4x4x4")
-topologies.prepare_environment(topology)
+devices.prepare_environment(topology)
 import jax, jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec as P
 from flaxlm import sharding
 from flaxlm.aot.estimate import estimate
 
-target = topologies.target(topology)
+target = devices.target(topology)
 mesh = sharding.make_layout(sharding.Mesh(data=1, fsdp=64), target.devices).mesh
 rows, split = (NamedSharding(mesh, P(*axes)) for axes in (("fsdp",), (None, "fsdp", None)))
 
@@ -315,18 +310,9 @@ json.dump(
 """
 
 
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
-def test_a_program_for_a_tpu_that_is_not_here():
-    root = Path(__file__).resolve().parent.parent
-    done = subprocess.run(
-        [sys.executable, "-c", TPU_PROGRAM],
-        env={**os.environ, "PYTHONPATH": str(root)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout)
+@pytest.mark.libtpu
+def test_a_program_for_a_tpu_that_is_not_here(run_for_tpus):
+    found = json.loads(run_for_tpus(TPU_PROGRAM))
     assert found["flops"] == 3 * 2 * 1024 * 2048 * 2048  # of one of 64 parts of the rows
     # A torus gathers by gathering; a compiler that takes the slice for a grid adds up zeros.
     assert found["collectives"] == {"all-gather": [3, 3 * 2048 * 2048 * 2]}

@@ -1,11 +1,5 @@
 """Every way to attend against the plain one: values and gradients; which way is taken, and why."""
 
-import importlib.util
-import os
-import subprocess
-import sys
-from pathlib import Path as File
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -273,23 +267,11 @@ for chip in ("v5e:2x2", "v5p:2x2x1"):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu: flaxlm[tpu]")
-def test_the_tpu_kernel_compiles_ahead_of_time():
+@pytest.mark.libtpu
+def test_the_tpu_kernel_compiles_ahead_of_time(run_for_tpus):
     """Forward and backward, 2k, 8k and 32k tokens, rows over two devices and heads over two."""
-    settings = {
-        "JAX_PLATFORMS": "cpu",
-        "TPU_SKIP_MDS_QUERY": "1",
-        "TPU_WORKER_HOSTNAMES": "localhost",
-        "TPU_ACCELERATOR_TYPE": "v5p-8",
-        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-    }
-    root = File(__file__).resolve().parent.parent
-    ran = subprocess.run(
-        [sys.executable, "-c", AHEAD], cwd=root, env={**os.environ, **settings},
-        capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr[-3000:]
-    lines = [line for line in ran.stdout.splitlines() if " splash " in line]
+    said = run_for_tpus(AHEAD)
+    lines = [line for line in said.splitlines() if " splash " in line]
     assert lines == [
         f"{chip} {length} splash {calls} True"
         for chip in ("v5e:2x2", "v5p:2x2x1")

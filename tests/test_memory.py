@@ -2,11 +2,7 @@
 donated state, gradients under accumulation.
 """
 
-import importlib.util
-import os
 import re
-import subprocess
-import sys
 from dataclasses import replace
 
 import jax
@@ -108,27 +104,11 @@ with sharding.using(sharding.make_layout(sharding.Mesh(data=1), devices)) as lay
 """
 
 
-def test_the_attention_kernel_does_not_run_again():
+@pytest.mark.libtpu
+def test_the_attention_kernel_does_not_run_again(run_for_tpus):
     """Traced for a TPU: forward, backward in two kernels, and once more where it is not kept."""
-    if importlib.util.find_spec("libtpu") is None:
-        pytest.skip("libtpu, which knows TPU topologies, is not installed")
-    there = {
-        "JAX_PLATFORMS": "cpu",
-        "TPU_SKIP_MDS_QUERY": "1",
-        "TPU_WORKER_HOSTNAMES": "localhost",
-        "TPU_ACCELERATOR_TYPE": "v5e-8",
-        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # there is no TPU here for its lock to protect
-        "PYTHONPATH": os.pathsep.join(sys.path),
-    }
-    found = subprocess.run(
-        [sys.executable, "-c", FOR_A_TPU],
-        env={**os.environ, **there, "XLA_FLAGS": ""},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert found.returncode == 0, found.stderr[-2000:]
-    seen = dict(line.split(maxsplit=1) for line in found.stdout.splitlines())
+    said = run_for_tpus(FOR_A_TPU)
+    seen = dict(line.split(maxsplit=1) for line in said.splitlines())
     assert seen["qkv"] == "4 0"
     assert seen["attention"] == "3 0"
     calls, moves = map(int, seen["offload"].split())
