@@ -11,26 +11,25 @@ MaxText's numbers are of its source of August 2026 with its own configurations f
 the same chips, batch, compute type and state type.
 """
 
+# ruff: noqa: E402  libtpu is told where it is before jax is imported
+
 import argparse
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5p-8")
-os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # no TPU here for its lock to protect
+from flaxlm.aot import devices, topologies
+
+TOPOLOGY = "v5p:4x4x4"
+devices.prepare_environment(topologies.parse(TOPOLOGY))  # before jax is imported
 
 import flax.linen as nn
 import jax
 from jax.nn.initializers import normal
 
 from flaxlm import sharding
-from flaxlm.aot import topologies
 from flaxlm.aot.estimate import Estimate, estimate
 from flaxlm.batch import Batch
 from flaxlm.data.spec import Data, Source, Vocabulary
@@ -69,7 +68,7 @@ class Size:
 SIZES = {"llama2-7b": Size(32, 4096, 11008, 32, 32000)}
 
 GIB = 2**30
-TOPOLOGY, LENGTH, ROWS = "v5p:4x4x4", 4096, 4  # rows per chip
+LENGTH, ROWS = 4096, 4  # rows per chip
 
 # MaxText at that topology, length and batch, fsdp=64, splash attention, by its remat policies that
 # keep what ours of these names keep: GiB of arguments and temporaries, ms of matrix products,
@@ -148,7 +147,7 @@ def make_experiment(size: Size, *, remat: str, length: int, batch: int, mesh) ->
     )
 
 
-def compiled(experiment: Experiment, target: topologies.Target):
+def compiled(experiment: Experiment, target: devices.Target):
     """The compiled train step and its plan."""
     layout = sharding.make_layout(experiment.mesh, target.devices)
     plan = make_plan(experiment, layout, experiment.data.vocabulary.blank())
@@ -168,7 +167,7 @@ def row(name: str, numbers) -> str:
 _TITLES = (*COLUMNS, "step ms")
 
 
-def measured(experiment: Experiment, target: topologies.Target, save: Path | None):
+def measured(experiment: Experiment, target: devices.Target, save: Path | None):
     """(numbers of `row`, the estimate, seconds of compilation)."""
     start = time.perf_counter()
     program, plan = compiled(experiment, target)
@@ -195,10 +194,10 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.save is not None:
         arguments.save.mkdir(parents=True, exist_ok=True)
-    target = topologies.target(topologies.parse(TOPOLOGY))
-    devices = len(target.devices)
+    target = devices.target(topologies.parse(TOPOLOGY))
+    chips = len(target.devices)
     print(
-        f"{arguments.shape}, {LENGTH} tokens, {ROWS} rows per chip, {TOPOLOGY}, fsdp={devices}\n"
+        f"{arguments.shape}, {LENGTH} tokens, {ROWS} rows per chip, {TOPOLOGY}, fsdp={chips}\n"
         "GiB per chip as compiled; milliseconds and MFU are estimates, nothing was run"
     )
     print(" | ".join([f"{'':22}", "  args", "  temps", *_TITLES, "   MFU"]))
@@ -207,8 +206,8 @@ def main() -> None:
             SIZES[arguments.shape],
             remat=remat,
             length=LENGTH,
-            batch=ROWS * devices,
-            mesh=sharding.Mesh(data=1, fsdp=devices),
+            batch=ROWS * chips,
+            mesh=sharding.Mesh(data=1, fsdp=chips),
         )
         save = arguments.save and arguments.save / f"{arguments.shape}.{remat}.txt"
         ours, found, seconds = measured(experiment, target, save)

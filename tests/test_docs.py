@@ -88,7 +88,7 @@ def test_the_readme_opens_with_two_commands():
     lines = (ROOT / "README.md").read_text().splitlines()
     first, second = [line for line in lines if line.startswith("python3 -m venv")][:2]
     assert first.endswith("-m flaxlm.train --experiment t5_span") and "pip install" in first
-    assert second.endswith("-m pytest") and "pip install" in second
+    assert second.endswith("-m pytest -n 2") and "pip install" in second
 
 
 def test_the_lineage_names_every_experiment():

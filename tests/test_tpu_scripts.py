@@ -231,11 +231,13 @@ def test_the_real_training_survives_a_preemption(cloud, text_file, data_cache):
     keys = ("JAX_PLATFORMS", "XLA_FLAGS", "FLAXLM_CACHE")
     made = runs.environment(data_cache)
     cloud.environment |= {key: made[key] for key in keys} | {"FAKE_REAL": str(ROOT)}
-    arguments = runs.arguments(text_file, Path("unused"), "--run.steps=600", "--run.save_every=200")
+    arguments = runs.arguments(
+        text_file, Path("unused"), "--run.steps=2000", "--run.save_every=200"
+    )
     arguments = [word for word in arguments if not word.startswith("--run.directory")]
     said = cloud("run.sh", "--delete", "--", *arguments, "--run.eval_every=0", "--run.log_every=1")
     assert "slice is SUSPENDED" in said and "first is done" in said
-    assert [line["step"] for line in runs.metrics(cloud.runs / "first")] == [*range(1, 601)]
+    assert [line["step"] for line in runs.metrics(cloud.runs / "first")] == [*range(1, 2001)]
     assert len((cloud.runs / "first" / "command.txt").read_text().splitlines()) == 2
     assert cloud.left() == NOTHING
 
