@@ -9,6 +9,7 @@ and set aside under another name.
 
 import errno
 import logging
+import os
 import re
 import shutil
 import time
@@ -39,7 +40,8 @@ _STORAGE = re.compile(
     "|no space|file too large|disk quota|input/output error|timed out",
     re.IGNORECASE,
 )
-_CAUSE = re.compile(r"([^:]+) \[os_error_code")  # the readable end of such a text
+# Such a text names its cause in the middle of much else, in no fixed order; the number is certain.
+_CAUSE = re.compile(r"os_error_code='?(\d+)")
 
 
 class Checkpoints:
@@ -198,7 +200,7 @@ class Checkpoints:
             raise error
         text = " ".join(str(error).split())
         cause = _CAUSE.search(text)
-        reason = cause[1].strip() if cause else text[:300]
+        reason = os.strerror(int(cause[1])) if cause else text[:300]
         step, self._facts = self._facts["step"], {}
         self.failures += 1
         if jax.process_index() == 0:

@@ -291,6 +291,20 @@ def test_full_disk_drops_the_save_and_keeps_the_run(tmp_path, full_disk, caplog)
     assert_same(restore(tmp_path)[0], make(8, mesh))
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "OUT_OF_RANGE: Error writing: Failed to write 9 bytes: File too large [os_error_code='27']",
+        "OUT_OF_RANGE: File too large [source='a: b'] [spec='{c: true}'] [os_error_code='27']",
+    ],
+)
+def test_cause_of_a_failed_save_is_named_wherever_the_text_has_it(run, text):
+    saved = r"checkpoint 30 could not be saved.*File too large;"
+    with pytest.raises(StorageError, match=saved), open_at(run) as checkpoints:
+        checkpoints._facts = {"step": 30}
+        checkpoints._failed(RuntimeError(text))
+
+
 def test_nearly_full_disk_is_not_filled(run, monkeypatch):
     mesh = layout()
     usage = shutil.disk_usage(run)
