@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import flaxlm
-from flaxlm import sharding
+from flaxlm import named
 from flaxlm.convert.families import family_of_model, parts_of
 from flaxlm.data import english
 from flaxlm.data.random import RowRandom
@@ -145,7 +145,7 @@ def compare(path: str, texts, labels, test) -> tuple:
     lm = LM(model, params, lm.vocab, lm.path)
     batch = rows_of(lm, texts)
     shapes = {name: jnp.asarray(value[:1]) for name, value in batch.items()}
-    fresh = sharding.unbox(model.init(jax.random.key(0), shapes, train=False)["params"])
+    fresh = named.unbox(model.init(jax.random.key(0), shapes, train=False)["params"])
     trained, untrained = (
         accuracy(states(lm, part, batch), labels, test) for part in (params, fresh)
     )

@@ -21,7 +21,7 @@ def measure(depth: int, scan: bool) -> dict:
     """{"trace": seconds, "compile": seconds} in this process."""
     import jax
 
-    from flaxlm import optim, sharding, step
+    from flaxlm import named, optim, sharding, step
     from flaxlm.data.spec import Vocabulary
     from flaxlm.models import gpt2
     from flaxlm.nn.compute import Compute
@@ -34,7 +34,7 @@ def measure(depth: int, scan: bool) -> dict:
     size = replace(gpt2.SIZES["small"], depth=depth)
     model = gpt2.Model(size, Compute(scan=scan, remat="full"))
     with sharding.using(sharding.make_layout(sharding.Mesh(), jax.devices()[:1])) as layout:
-        axes = sharding.axes_of(jax.eval_shape(lambda: step.init_params(model, features, seed=0)))
+        axes = named.axes_of(jax.eval_shape(lambda: step.init_params(model, features, seed=0)))
         tx = optim.AdamW(optim.Constant(1e-3)).build(axes, 10)
         state = jax.eval_shape(step.make_init(model, tx, features, seed=0))
         plan = Plan(model, StreamLM(), layout, {0: features}, state, axes, tx)

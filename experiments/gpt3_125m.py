@@ -19,24 +19,40 @@ from experiments.gpt2 import experiment as gpt2
 from flaxlm.data.spec import Data, Phase, Source
 from flaxlm.experiment import Experiment
 from flaxlm.models import gpt3
+from flaxlm.nn.compute import Compute
 from flaxlm.optim import AdamW, Cosine
 from flaxlm.sharding import Mesh
 
 LENGTH, FIRST, STAGES = 2048, 16, 8  # 16 rows are 32k tokens
 
 
-def recipe(name: str, *, rows: int, peak: float, ramp: float, mesh: Mesh) -> Experiment:
-    """The recipe of a size: full batch, peak rate, tokens over which the batch rises."""
+def recipe(
+    name: str,
+    *,
+    rows: int,
+    peak: float,
+    ramp: float,
+    mesh: Mesh,
+    remat: str = "attention",
+    multiple: int = FIRST,
+) -> Experiment:
+    """The recipe of a size: full batch, peak rate, tokens over which the batch rises, of what the
+    batches after the first are multiples.
+
+    The first batch is small, so beyond 16 chips its rows themselves are split (mesh.sequence): as
+    many ways as the heads allow, the state over all chips.
+    """
     phases, step = [], 0
     for stage in range(STAGES):
-        batch = FIRST * round((FIRST + (rows - FIRST) * stage / STAGES) / FIRST)
+        linear = FIRST + (rows - FIRST) * stage / STAGES
+        batch = multiple * round(linear / multiple) if stage else FIRST
         phases.append(Phase(start=step, length=LENGTH, batch=batch))
         step += round(ramp / STAGES / (batch * LENGTH))
     phases.append(Phase(start=step, length=LENGTH, batch=rows))
     decayed, steps = (step + round((total - ramp) / (rows * LENGTH)) for total in (260e9, 300e9))
     warmup = round(375e6 / (FIRST * LENGTH))
     return Experiment(
-        model=gpt3.Model(gpt3.SIZES[name], gpt2.model.compute),
+        model=gpt3.Model(gpt3.SIZES[name], Compute(dtype="bfloat16", remat=remat)),
         objective=gpt2.objective,
         data=Data(
             sources=(

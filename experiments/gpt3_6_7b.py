@@ -1,11 +1,11 @@
 """GPT-3 6.7B, 300 billion tokens.
 
 Command   python -m flaxlm.train --experiment gpt3_6_7b
-Slice     v5p:4x4x8 (128 chips), the state split 128 ways.
+Slice     v5p:4x4x8 (128 chips), the state split 128 ways, rows split in eight.
 Recipe    as gpt3_125m; 2M tokens a step, peak 1.2e-4, the batch rises over 8 billion tokens.
 """
 
 from experiments.gpt3_125m import recipe
 from flaxlm.sharding import Mesh
 
-experiment = recipe("6_7b", rows=1024, peak=1.2e-4, ramp=8e9, mesh=Mesh(fsdp=16, tensor=8))
+experiment = recipe("6_7b", rows=1024, peak=1.2e-4, ramp=8e9, mesh=Mesh(fsdp=16, sequence=8))

@@ -1,8 +1,8 @@
 """Mesh, axis names and the one table that maps names to mesh axes. Models never mention devices.
 
-A parameter is born through `param(init, *axes)`, an activation is laid out through `constrain(x,
-*axes)`, and both draw their names from `RULES`: a name that is not in the table raises (Flax would
-drop it without a word).
+A parameter is born through `named.param(init, *axes)`, an activation is laid out through
+`constrain(x, *axes)`, and both draw their names from `RULES`: a name that is not in the table
+raises (Flax would drop it without a word).
 """
 
 import contextlib
@@ -10,12 +10,9 @@ import contextvars
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
-from flax import struct
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from flaxlm.errors import ConfigError, nearest
@@ -35,7 +32,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "length": ("sequence",),
     "keys": (),  # length of what attention sees whole: always the keys, see attention_axes
     "width": (),  # D of activations and of norm scales
-    "embed": ("fsdp",),  # D of matrices
+    "embed": ("fsdp", "sequence"),  # D of matrices; devices that share a row share its weights too
     "heads": ("tensor",),  # H, or H * K joined, of matrices and activations
     "attention_heads": ("tensor", "sequence"),  # H inside attention, if it divides
     "head_dim": (),
@@ -263,96 +260,6 @@ def platform() -> str:
     """Of the devices that the program is for ("cpu", "gpu", "tpu"), which need not be here."""
     mesh = _current.get().mesh
     return jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
-
-
-class Named(struct.PyTreeNode, nn.meta.AxisMetadata):
-    """A parameter with the names of its dims, between `init` and `unbox`."""
-
-    value: Any
-    axes: tuple[str, ...] = struct.field(pytree_node=False)
-
-    def unbox(self):
-        return self.value
-
-    def replace_boxed(self, val):
-        return self.replace(value=val)
-
-    def add_axis(self, index, params):
-        axes = list(self.axes)
-        axes.insert(index, params[nn.PARTITION_NAME])
-        return self.replace(axes=tuple(axes))
-
-    def remove_axis(self, index, params):
-        return self.replace(axes=self.axes[:index] + self.axes[index + 1 :])
-
-
-def param(init: Callable, *axes: str) -> Callable:
-    """An initializer whose result carries its dim names. Every parameter of every model is made
-    with it.
-
-    Raises:
-      KeyError: at trace time, if a name is not in the rules.
-    """
-
-    def named(*args, **kwargs):
-        value = init(*args, **kwargs)
-        assert len(axes) == value.ndim, f"parameter of shape {value.shape} has dim names {axes}"
-        _current.get().spec(axes)
-        return Named(value, axes)
-
-    return named
-
-
-def _is_named(x) -> bool:
-    return isinstance(x, Named)
-
-
-def unbox(tree):
-    """A tree of `Named` to a tree of arrays."""
-    return jax.tree.map(lambda x: x.value if _is_named(x) else x, tree, is_leaf=_is_named)
-
-
-def axes_of(tree) -> dict[str, tuple[str, ...]]:
-    """{"a/b/kernel": ("embed", "mlp")} of a tree of `Named`."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_named)
-    return {path_name(path): leaf.axes for path, leaf in leaves}
-
-
-def path_name(path) -> str:
-    """A key path as "a/b/c"."""
-    return "/".join(
-        str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path
-    )
-
-
-def map_params(function: Callable, tree, axes: Mapping[str, tuple[str, ...]]):
-    """`function(leaf, dim names)` of every leaf of a parameter tree."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: function(leaf, axes[path_name(path)]), tree
-    )
-
-
-def map_state(function: Callable, tree, params, axes: Mapping[str, tuple[str, ...]]):
-    """`function(leaf, dim names)` of every leaf of a state tree (parameters, optimizer state); None
-    names a whole dim.
-
-    A leaf is laid out like the parameter whose path its own path contains, if the shapes agree: so
-    moments and averages follow their parameter, while counters and factored statistics (vectors,
-    tiny) are whole on every device.
-    """
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    shapes = {path_name(path): leaf.shape for path, leaf in leaves}
-
-    def visit(path, leaf):
-        parts = path_name(path).split("/")
-        for start in range(len(parts)):
-            for stop in range(len(parts), start, -1):
-                name = "/".join(parts[start:stop])
-                if name in shapes and shapes[name] == leaf.shape:
-                    return function(leaf, axes[name])
-        return function(leaf, (None,) * leaf.ndim)
-
-    return jax.tree_util.tree_map_with_path(visit, tree)
 
 
 def _divisors(n: int) -> list[int]:

@@ -21,9 +21,11 @@ from flaxlm.aot import devices, report, search, table, topologies
 from flaxlm.aot.chips import CHIPS
 from flaxlm.aot.fit import compile_step, largest, place
 from flaxlm.aot.memory import out_of_memory
+from flaxlm.arguments import parse_argv
 from flaxlm.data.spec import Phase
 from flaxlm.errors import ConfigError, MissingInput
 from flaxlm.experiment import load, names
+from flaxlm.overrides import resolve
 from flaxlm.sharding import Mesh
 from tests import tiny
 
@@ -211,11 +213,12 @@ def test_meshes_of_a_search_divide_what_they_split():
 
 
 def test_every_slice_that_an_experiment_names_is_one():
-    found = {name: table.slice_of(load(name).doc) for name in names()}
-    published = {name: topology for name, topology in found.items() if topology}
-    assert published["gpt3_13b"].name == "v5p:4x8x8"
-    for name, topology in published.items():
-        place(load(name).experiment, topology)
+    found = {name: table.slices_of(load(name).doc) for name in names()}
+    assert [topology.name for topology, _ in found["gpt3_13b"]] == ["v5p:4x4x8"]
+    assert [topology.chips for topology, _ in found["gpt3_175b"]] == [512, 4096]
+    for name, slices in found.items():
+        for topology, added in slices:
+            place(resolve(parse_argv(["--experiment", name, *added.split()])).experiment, topology)
 
 
 def test_the_table_is_written_between_its_marks(tmp_path, fits):
@@ -225,7 +228,7 @@ def test_the_table_is_written_between_its_marks(tmp_path, fits):
         "experiment": "tiny", "topology": "v5e:2x2", "chips": 4, "software": {"jax": "1"},
         "fits": True, "largest": 1, "phases": [report.as_json(fit) for fit in fits],
     }  # fmt: skip
-    table.write(page, {"tiny": found})
+    table.write(page, [found])
     text = page.read_text()
     assert text.startswith("above\n") and text.endswith("below\n") and "old" not in text
     rows = [line for line in text.splitlines() if line.startswith("|")]

@@ -12,7 +12,7 @@ FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 
 # folder or file -> what of flaxlm it may import (prefixes of dotted names)
 ALLOWED = {
-    "models/": ("nn", "losses", "batch", "models", "sharding", "errors"),
+    "models/": ("nn", "losses", "batch", "models", "sharding", "named", "errors"),
     "objectives/": (
         "losses",
         "batch",
@@ -22,10 +22,11 @@ ALLOWED = {
         "objectives",
         "errors",
     ),
-    "nn/": ("sharding", "nn", "errors"),
+    "nn/": ("sharding", "named", "nn", "errors"),
     "losses.py": ("sharding", "nn.linear", "chunks"),
     "chunks.py": ("sharding", "nn.linear"),
     "sharding.py": ("errors",),
+    "named.py": ("sharding",),
     "batch.py": ("errors",),
     "errors.py": (),
     "flags.py": ("errors",),
@@ -33,16 +34,27 @@ ALLOWED = {
     "data/": ("data", "batch", "errors", "arguments"),
     "schedules.py": ("errors",),
     "safetensors.py": ("data.files", "errors"),
-    "rebuild.py": ("errors",),
-    "optim.py": ("sharding", "schedules", "errors", "moments", "averages"),
+    "rebuild.py": ("errors", "leaves"),
+    "optim.py": ("named", "schedules", "errors", "moments", "averages"),
     "moments.py": (),
     "averages.py": (),
-    "step.py": ("sharding", "batch", "optim"),
-    "plan.py": ("sharding", "batch", "data.random", "data.rows", "errors", "nn.kernels", "step"),
+    "guard.py": ("named", "errors"),
+    "step.py": ("sharding", "named", "batch", "guard", "optim"),
+    "plan.py": (
+        "sharding",
+        "named",
+        "batch",
+        "data.random",
+        "data.rows",
+        "errors",
+        "nn.kernels",
+        "retention",
+        "step",
+    ),
 }
 
 # Where Flax itself may be named.
-FLAX = ("nn/", "models/", "sharding.py", "step.py", "losses.py", "convert/")
+FLAX = ("nn/", "models/", "named.py", "step.py", "losses.py", "convert/")
 FLAX += ("experiment.py", "overrides.py", "leaves.py")  # for isinstance and annotations
 FLAX += ("rebuild.py", "weights.py", "lm.py")  # modules out of files
 
@@ -95,15 +107,3 @@ def test_a_familys_name_stays_in_its_files():
             modules = [module for module, _ in imports(path)]
             assert family not in names, path
             assert f"flaxlm.models.{family}" not in modules, path
-
-
-def test_nothing_is_executed_that_was_read():
-    """No pickle, eval, exec or yaml.load anywhere in the package."""
-    for path in FILES:
-        for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call):
-                name = ast.unparse(node.func)
-                bad = name in ("eval", "exec", "yaml.load") or name.startswith(
-                    ("pickle.", "torch.")
-                )
-                assert not bad, f"{path}:{node.lineno}: {name}"

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from flaxlm import optim, sharding, step
+from flaxlm import named, optim, sharding, step
 from flaxlm.models import bert, gpt2, t5
 from flaxlm.nn.compute import Compute
 from flaxlm.objectives.causal_lm import StreamLM
@@ -83,9 +83,7 @@ class Step:
         abstract = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in features.items()}
         self._layout = sharding.make_layout(sharding.Mesh(data=1), jax.devices()[:1])
         with sharding.using(self._layout):
-            axes = sharding.axes_of(
-                jax.eval_shape(lambda: step.init_params(model, abstract, seed=0))
-            )
+            axes = named.axes_of(jax.eval_shape(lambda: step.init_params(model, abstract, seed=0)))
             tx = optim.AdamW(optim.Constant(1e-4), decay=0.01).build(axes, 1)
             state = jax.eval_shape(step.make_init(model, tx, abstract, seed=0))
             plan = Plan(model, objective, self._layout, {0: abstract}, state, axes, tx)

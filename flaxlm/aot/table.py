@@ -1,4 +1,4 @@
-"""`python -m flaxlm.aot.table`: every published experiment, compiled for the slice that its file
+"""`python -m flaxlm.aot.table`: every published experiment, compiled for the slices that its file
 names and written into docs/scale.md.
 
 A result is kept as JSON, one file per experiment, and compiled again only if the experiment, its
@@ -14,7 +14,7 @@ from typing import Any
 
 from flaxlm.aot import devices, topologies
 from flaxlm.aot.topologies import Topology
-from flaxlm.arguments import HELP, Flag, help_page, parse_argv
+from flaxlm.arguments import EXPERIMENT, HELP, Flag, help_page, parse_argv
 from flaxlm.compile import identity, say
 from flaxlm.errors import ConfigError, MissingInput, command
 
@@ -29,8 +29,10 @@ FLAGS = {
 # The page holds the table between these lines.
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 
+# "Slice" is what the mesh is for; "Wider" is another slice, and what to add to the command for it.
 _SLICE = re.compile(
-    r"^Slice\s+(?:([0-9]+) x )?([a-z0-9]+:[0-9x]+) \(([0-9]+) chips\)", re.MULTILINE
+    r"^(?:Slice|Wider)\s+(?:([0-9]+) x )?([a-z0-9]+:[0-9x]+) \(([0-9]+) chips\)(?:: (--.+)$)?",
+    re.MULTILINE,
 )
 _HEAD = (
     "experiment", "slice", "chips", "mesh", "batch", "HBM: arguments + temporaries", "of",
@@ -56,50 +58,59 @@ def main(argv: list[str]) -> int | None:
 
     cache = Path(arguments["--cache"] or "runs/compiled/table")
     cache.mkdir(parents=True, exist_ok=True)
-    published = {name: found for name in names() if (found := slice_of(load(name).doc))}
+    published = {name: found for name in names() if (found := slices_of(load(name).doc))}
     chosen = arguments["--only"].split(",") if arguments["--only"] else list(published)
     for name in chosen:
         if name not in published:
             raise ConfigError(f"--only {name}: no published experiment with a slice has that name")
     results = {}
-    for name, topology in published.items():
-        compiles = name in chosen
-        found = result(name, topology, cache, compiles=compiles, fresh=arguments["--fresh"])
-        if found:
-            results[name] = found
-            say(f"{name}: {summary(found)}")
-            write(page, results)
+    for name, slices in published.items():
+        for topology, added in slices:
+            compiles = name in chosen
+            fresh = arguments["--fresh"]
+            found = result(name, topology, cache, added=added, compiles=compiles, fresh=fresh)
+            if found:
+                results[name, topology] = found
+                say(f"{name}: {summary(found)}")
+                write(page, list(results.values()))
     return None if all(found["fits"] for found in results.values()) else 1
 
 
-def slice_of(doc: str) -> Topology | None:
-    """The slice that an experiment's docstring names, or None.
+def slices_of(doc: str) -> list[tuple[Topology, str]]:
+    """The slices that an experiment's docstring names, each with what it adds to the command.
 
     Raises:
-      ConfigError: the chips of its line do not agree.
+      ConfigError: the chips of a line do not agree.
     """
-    match = _SLICE.search(doc)
-    if not match:
-        return None
-    slices, name, chips = match.groups()
-    topology = topologies.parse(name, slices=int(slices or 1))
-    if topology.chips != int(chips):
-        raise ConfigError(f"Slice {match[0]}: {topology} has {topology.chips} chips")
-    return topology
+    found = []
+    for match in _SLICE.finditer(doc):
+        slices, name, chips, added = match.groups()
+        topology = topologies.parse(name, slices=int(slices or 1))
+        if topology.chips != int(chips):
+            raise ConfigError(f"{match[0]}: {topology} has {topology.chips} chips")
+        found.append((topology, added or ""))
+    return found
 
 
 def result(
-    name: str, topology: Topology, cache: Path, *, compiles: bool = True, fresh: bool = False
+    name: str,
+    topology: Topology,
+    cache: Path,
+    *,
+    added: str = "",
+    compiles: bool = True,
+    fresh: bool = False,
 ) -> dict[str, Any] | None:
-    """The numbers of one experiment, from the cache or compiled; None: neither."""
+    """The numbers of one experiment on one slice, from the cache or compiled; None: neither."""
     import jax
 
     from flaxlm.aot import report
     from flaxlm.aot.fit import compile_step, largest, place
-    from flaxlm.experiment import load
+    from flaxlm.overrides import resolve
 
-    file = cache / f"{name}.json"
-    experiment = place(load(name).experiment, topology)
+    file = cache / f"{name}.{topology.chips}.json"
+    arguments = parse_argv(["--experiment", name, *added.split()], {"--experiment": EXPERIMENT})
+    experiment = place(resolve(arguments).experiment, topology)
     now = identity(experiment, topology)
     if file.is_file() and not (fresh and compiles):
         kept = json.loads(file.read_text())
@@ -128,16 +139,16 @@ def summary(found: dict[str, Any]) -> str:
     return ", ".join(cell for cell in _row(found)[5:] if cell != "-")
 
 
-def write(page: Path, results: dict[str, dict[str, Any]]) -> None:
+def write(page: Path, results: list[dict[str, Any]]) -> None:
     """Replace the table of a page; all of it but the table stays."""
     text = page.read_text()
     head, _, rest = text.partition(BEGIN)
     tail = rest.partition(END)[2]
     software = sorted({
         ", ".join(f"{name} {version}" for name, version in found["software"].items())
-        for found in results.values()
+        for found in results
     })  # fmt: skip
-    rows = [_HEAD, tuple("---" for _ in _HEAD), *map(_row, results.values())]
+    rows = [_HEAD, tuple("---" for _ in _HEAD), *map(_row, results)]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     made = f"Compiled with {'; '.join(software)}."
     page.write_text(f"{head}{BEGIN}\n\n{table}\n\n{made}\n\n{END}{tail}")

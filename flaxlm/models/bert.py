@@ -33,6 +33,7 @@ from jax.nn.initializers import truncated_normal, zeros
 from flaxlm.batch import Batch
 from flaxlm.errors import ConfigError
 from flaxlm.losses import Readout
+from flaxlm.named import param
 from flaxlm.nn import masks
 from flaxlm.nn.attention import Attention
 from flaxlm.nn.block import Block, post_norm
@@ -44,7 +45,7 @@ from flaxlm.nn.mlp import MLP
 from flaxlm.nn.norm import LayerNorm
 from flaxlm.nn.positions import Learned, Position
 from flaxlm.nn.stack import stack
-from flaxlm.sharding import constrain, param
+from flaxlm.sharding import constrain
 
 init = truncated_normal(0.02)
 

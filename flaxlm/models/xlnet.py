@@ -35,13 +35,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jax.ad_checkpoint import checkpoint_name
 from jax.nn.initializers import glorot_uniform, normal, zeros
 
 from flaxlm.batch import Batch
 from flaxlm.errors import ConfigError
 from flaxlm.losses import Readout
 from flaxlm.models.bert import gelu_tanh
+from flaxlm.named import param
 from flaxlm.nn import masks, relative
 from flaxlm.nn.block import post_norm
 from flaxlm.nn.compute import Compute
@@ -52,7 +52,7 @@ from flaxlm.nn.linear import Linear
 from flaxlm.nn.mlp import MLP
 from flaxlm.nn.norm import LayerNorm
 from flaxlm.nn.stack import stack
-from flaxlm.sharding import constrain, param
+from flaxlm.sharding import constrain
 
 init = normal(0.02)
 
@@ -157,11 +157,10 @@ class SharedAttention(nn.Module):
             source_BSD = jnp.concatenate([memory_BMD.astype(source_BSD.dtype), source_BSD], axis=1)
 
         def into_heads(name):
-            return Linear(size.inner, init, None, ("embed", "heads"), name=name)
+            return Linear(size.inner, init, None, ("embed", "heads"), kept="qkv", name=name)
 
         def heads_of(project, x, length):
-            y = checkpoint_name(project(x), "qkv")
-            y = y.reshape(*x.shape[:2], size.heads, size.head_dim)
+            y = project(x).reshape(*x.shape[:2], size.heads, size.head_dim)
             return constrain(y, "batch", length, "heads", "head_dim")
 
         def parameter(name, *shape, axes):

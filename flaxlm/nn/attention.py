@@ -68,21 +68,23 @@ class Attention(nn.Module):
 
         def heads_of(x, name, init):
             init = init or self.kernel_init
-            y = project(self, name, x, split, ("embed", "heads"), init, self.bias_init)
-            y = checkpoint_name(y, "qkv").reshape(*x.shape[:2], self.heads, self.head_dim)
+            y = project(self, name, x, split, ("embed", "heads"), init, self.bias_init, kept=None)
+            y = y.reshape(*x.shape[:2], self.heads, self.head_dim)
             return constrain(y, "batch", "length", "heads", "head_dim")
 
         q_BQHK = heads_of(x_BQD, "query", self.query_init)
         k_BSHK = heads_of(memory_BSD, "key", None)
         v_BSHK = heads_of(memory_BSD, "value", None)
+        if rotation is not None:
+            q_BQHK, k_BSHK = rotation(q_BQHK), rotation(k_BSHK)
+        # Kept as they are used, after bias and rotation: neither is computed again.
+        q_BQHK, k_BSHK, v_BSHK = (checkpoint_name(x, "qkv") for x in (q_BQHK, k_BSHK, v_BSHK))
         length, heads = attention_axes(self.heads)
         if isinstance(bias, Relative):
             length, heads = "length", "heads"
             k_BSHK = constrain(k_BSHK, "batch", "keys", heads, "head_dim")
             relative = RelativeScores(self.heads, self.head_dim, self.kernel_init, name="relative")
             bias = relative(q_BQHK, k_BSHK, bias.encoding) * self.scale
-        if rotation is not None:
-            q_BQHK, k_BSHK = rotation(q_BQHK), rotation(k_BSHK)
         if self.scale != 1.0:
             q_BQHK = q_BQHK * self.scale
         q_BQHK = constrain(q_BQHK, "batch", length, heads, "head_dim")

@@ -60,6 +60,8 @@ class Block(nn.Module):
           memory_BSD: what the cross-attention reads; None: there is no cross-attention.
           memory_mask: which of it.
         """
+        # Said here as well, else what a layer keeps for its backward pass is laid out anew (TPU).
+        x_BLD = constrain(x_BLD, "batch", "length", "width")
 
         def attend(y_BLD):
             return self.attention(name="attention")(

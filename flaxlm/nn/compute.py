@@ -12,16 +12,16 @@ _TYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 # Names of what a layer computes (jax.ad_checkpoint.checkpoint_name), and which of them each policy
 # keeps from the forward pass for the backward pass; from the least memory up.
-#   matmul         every product with a weight matrix, before its bias (nn/linear.py)
-#   qkv            queries, keys and values, after it (nn/attention.py)
+#   matmul         every other product with a weight matrix, before its bias (nn/linear.py)
+#   qkv            queries, keys and values, after bias and rotation (nn/attention.py)
 #   attention      what attention returns, and what its kernel keeps for itself (nn/kernels.py)
 #   attention_out  the projection of that back to the width (nn/attention.py)
 _KEPT = {
     "full": (),
     "qkv": ("qkv",),
     "attention": ("qkv", "attention", "attention_out"),
-    "dots": ("matmul",),
-    "minimal": ("matmul", "attention"),
+    "dots": ("matmul", "qkv"),
+    "minimal": ("matmul", "qkv", "attention"),
 }
 _OFFLOADED = _KEPT["attention"]
 POLICIES = ("full", "offload", *[name for name in _KEPT if name != "full"], "none")

@@ -6,7 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxlm.sharding import constrain, param
+from flaxlm.named import param
+from flaxlm.sharding import constrain
 
 # Table rows are padded up to it: the vocabulary then splits over devices and fills their tiles.
 VOCAB_MULTIPLE = 128

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from flaxlm.sharding import param
+from flaxlm.named import param
 
 
 def project(
@@ -22,6 +22,7 @@ def project(
     bias_init: Callable | None,
     *,
     inputs: int = 1,
+    kept: str | None = "matmul",
 ) -> jax.Array:
     """[..., *features]: `x` [..., I] through the kernel `name` [I, O] and the bias `<name>_bias` of
     `module`.
@@ -31,12 +32,13 @@ def project(
       inputs: how many dims of x make up I, the last ones.
       axes: dim names of the kernel; a bias that comes back to the "embed" dim has "width" there.
       bias_init: None leaves the bias out.
+      kept: see `matmul`.
     """
     ins = x.shape[x.ndim - inputs :]
     outs = features if isinstance(features, tuple) else (features,)
     shape = (math.prod(ins), math.prod(outs))
     kernel_IO = module.param(name, param(kernel_init, *axes), shape, jnp.float32)
-    y = matmul(x, kernel_IO.reshape(*ins, *outs), inputs=inputs)
+    y = matmul(x, kernel_IO.reshape(*ins, *outs), inputs=inputs, kept=kept)
     if bias_init is None:
         return y
     axis = "width" if axes[1] == "embed" else axes[1]
@@ -52,28 +54,45 @@ class Linear(nn.Module):
       kernel_init: initializer of the kernel [I, O].
       bias_init: initializer of the bias [O]; None leaves it out.
       axes: dim names of the kernel.
+      kept: see `matmul`.
     """
 
     features: int
     kernel_init: Callable
     bias_init: Callable | None = jax.nn.initializers.zeros
     axes: tuple[str, str] = ("embed", "width")
+    kept: str | None = "matmul"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., O] in x's type."""
         return project(
-            self, "kernel", x, self.features, self.axes, self.kernel_init, self.bias_init
+            self,
+            "kernel",
+            x,
+            self.features,
+            self.axes,
+            self.kernel_init,
+            self.bias_init,
+            kept=self.kept,
         )
 
 
-def matmul(x: jax.Array, kernel_IO: jax.Array, *, dtype=None, inputs: int = 1) -> jax.Array:
+def matmul(
+    x: jax.Array,
+    kernel_IO: jax.Array,
+    *,
+    dtype=None,
+    inputs: int = 1,
+    kept: str | None = "matmul",
+) -> jax.Array:
     """[..., O]: `x` [..., I] times the kernel, in x's type or in `dtype` (accumulated in it). I may
-    be several dims, their number is `inputs`, and O too.
+    be several dims, their number is `inputs`, and O too. Policies of `nn.compute` that keep `kept`
+    keep the result; None: the caller names what it makes of it.
     """
     product = _product(x, kernel_IO.astype(x.dtype), jnp.dtype(dtype or x.dtype), inputs)
     # Rematerialisation does not look into a custom_vjp: a policy knows its result by this name.
-    return checkpoint_name(product, "matmul")
+    return product if kept is None else checkpoint_name(product, kept)
 
 
 def gradients(

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxlm.sharding import param
+from flaxlm.named import param
 
 
 class RMSNorm(nn.Module):

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from flaxlm.sharding import attention_axes, constrain, param
+from flaxlm.named import param
+from flaxlm.sharding import attention_axes, constrain
 
 
 class Rotation(struct.PyTreeNode):

@@ -21,9 +21,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from flaxlm.named import param
 from flaxlm.nn.linear import project
 from flaxlm.nn.positions import Position
-from flaxlm.sharding import constrain, param
+from flaxlm.sharding import constrain
 
 
 class Relative(struct.PyTreeNode):
