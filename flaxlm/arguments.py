@@ -7,10 +7,13 @@ a key without one is a flag of the command and must be known exactly. Nothing he
 here, so that a typo is refused at once.
 """
 
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flaxlm.errors import ConfigError, nearest
+
+_LONGEST = 1024  # letters of an argument
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,11 @@ def parse_argv(
     Overrides are taken where --experiment is among the flags, words where `words` says so.
 
     Raises:
-      ConfigError: unknown flag, missing value, switch with a value, key given twice, stray word.
+      ConfigError: unknown flag, missing value, switch with a value, key given twice, stray word,
+        or a word that is no line of text.
     """
+    for word in argv:
+        _check_text(word)
     found: dict[str, str | bool] = {}
     loose: list[str] = []
     queue = list(argv)
@@ -118,6 +124,18 @@ def parse_argv(
         },
         words=tuple(loose),
     )
+
+
+def _check_text(word: str) -> None:
+    """Refuse what no file name, log line or message could hold: control characters, bytes that are
+    no UTF-8 (Python has them as surrogates), line ends, endless text.
+    """
+    start = word[:80] + ("..." if len(word) > 80 else "")
+    bad = [letter for letter in word if unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp")]
+    if bad:
+        raise ConfigError(f"argument {start!r}: {bad[0]!r} is no printable text in UTF-8")
+    if len(word) > _LONGEST:
+        raise ConfigError(f"argument {start!r}: {len(word)} letters, at most {_LONGEST} make sense")
 
 
 def _unknown(word: str, key: str, flags: Mapping[str, Flag]) -> ConfigError:

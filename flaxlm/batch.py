@@ -23,7 +23,9 @@ class Feature:
     axes: tuple[str, ...]  # names of the dims, as in sharding.RULES
     dtype: type
     meaning: str
-    ids: bool = False  # values are token ids: checked on the host to lie in [0, vocabulary size)
+    # What is looked up in a table lies in [0, below), checked on the host: "vocab" is the size of
+    # the vocabulary, "length" the width of the row. None is only ever compared.
+    below: str | int | None = None
 
 
 _POSITIONS = ("batch", "length")
@@ -31,43 +33,54 @@ _SLOTS = ("batch", "slots")
 
 FEATURES: dict[str, Feature] = {
     "tokens": Feature(
-        _POSITIONS, np.int32, "input token ids of the encoder or the only stack", ids=True
+        _POSITIONS, np.int32, "input token ids of the encoder or the only stack", below="vocab"
     ),
     "segments": Feature(
         _POSITIONS,
         np.int32,
         "1, 2, ... for the packed texts of a row, 0 for padding; no attention between them",
     ),
-    "positions": Feature(_POSITIONS, np.int32, "position of each token inside its segment, from 0"),
+    "positions": Feature(
+        _POSITIONS, np.int32, "position of each token inside its segment, from 0", below="length"
+    ),
     "prefix": Feature(
         _POSITIONS,
         np.int32,
         "1 where a causal stack may look ahead: keys seen by every query of the segment",
+        below=2,
     ),
     "decoder_tokens": Feature(
         _POSITIONS,
         np.int32,
         "decoder input ids: the targets shifted right, first token the start id",
-        ids=True,
+        below="vocab",
     ),
     "decoder_segments": Feature(
         _POSITIONS, np.int32, "as `segments`, for the decoder; pairs with `segments`"
     ),
-    "decoder_positions": Feature(_POSITIONS, np.int32, "as `positions`, for the decoder"),
+    "decoder_positions": Feature(
+        _POSITIONS, np.int32, "as `positions`, for the decoder", below="length"
+    ),
     "targets": Feature(
-        _POSITIONS, np.int32, "the id to predict at each (decoder) position", ids=True
+        _POSITIONS, np.int32, "the id to predict at each (decoder) position", below="vocab"
     ),
     "weights": Feature(_POSITIONS, np.float32, "weight of each target in the loss; 0 on padding"),
     "text_weights": Feature(
         _POSITIONS, np.float32, "1 where the target is a piece of text: no padding, eos or sentinel"
     ),
     "types": Feature(
-        _POSITIONS, np.int32, "0 for the first text of a pair with its specials, 1 for the second"
+        _POSITIONS,
+        np.int32,
+        "0 for the first text of a pair with its specials, 1 for the second, 2 for XLNet's [CLS]",
+        below=3,
     ),
     "slots": Feature(
-        _SLOTS, np.int32, "positions whose tokens a masked model predicts; 0 where not in use"
+        _SLOTS,
+        np.int32,
+        "positions whose tokens a masked model predicts; 0 where not in use",
+        below="length",
     ),
-    "slot_targets": Feature(_SLOTS, np.int32, "the id to predict at each slot", ids=True),
+    "slot_targets": Feature(_SLOTS, np.int32, "the id to predict at each slot", below="vocab"),
     "slot_weights": Feature(_SLOTS, np.float32, "1 for a slot in use, 0 for one that is not"),
     "order": Feature(
         _POSITIONS, np.int32, "place of a token in the order of a permutation; see `reach`"
@@ -75,7 +88,9 @@ FEATURES: dict[str, Feature] = {
     "reach": Feature(
         _POSITIONS, np.int32, "a position sees those whose `order` is below this, and itself"
     ),
-    "labels": Feature(("batch",), np.int32, "class of the row, such as: is B the text after A"),
+    "labels": Feature(
+        ("batch",), np.int32, "class of the row: is B the text after A, or not", below=2
+    ),
     "label_weights": Feature(("batch",), np.float32, "weight of the row's label; 0 without text"),
     "memory": Feature(
         ("batch", "layers", "memory", "width"),
@@ -85,19 +100,27 @@ FEATURES: dict[str, Feature] = {
 }
 
 
-def check_features(features: Features, *, vocab_size: int, rows: np.ndarray | None = None) -> None:
-    """Check a batch made on the host against `FEATURES`: names, ranks, dtypes, id ranges.
+def check_features(
+    features: Features,
+    *,
+    vocab_size: int,
+    rows: np.ndarray | None = None,
+    tables: Mapping[str, int] | None = None,
+) -> None:
+    """Check a batch made on the host against `FEATURES`: names, ranks, dtypes, ranges of integers.
 
-    Devices clamp or poison an out-of-range id without a word, so the range is checked here, before
-    the transfer.
+    Devices clamp or poison what points outside of a table without a word, so ranges are checked
+    here, before the transfer.
 
     Args:
       features: name -> array with the row dim first.
       vocab_size: ids must be in [0, vocab_size).
       rows: global row numbers, to name the offending row.
+      tables: {feature: rows of the model's table that it is looked up in}, where that is less than
+        `FEATURES` allows.
 
     Raises:
-      DataError: naming feature, row, position and id.
+      DataError: naming feature, row, position and value.
       AssertionError: if an objective makes a feature that the table does not declare that way (our
         own mistake).
     """
@@ -110,12 +133,34 @@ def check_features(features: Features, *, vocab_size: int, rows: np.ndarray | No
         assert array.dtype == feature.dtype, (
             f"{name}: {array.dtype}, declared {np.dtype(feature.dtype)}"
         )
-        if feature.ids and array.size and (array.min() < 0 or array.max() >= vocab_size):
-            where = np.argwhere((array < 0) | (array >= vocab_size))[0]
-            row = where[0] if rows is None else rows[where[0]]
-            raise DataError(
-                f"row {row}, {name}{list(where[1:])}: token id {array[tuple(where)]} is outside "
-                f"the model's vocabulary "
-                f"[0, {vocab_size}). The corpus was made with another vocabulary, or "
-                f"model.size.vocab is too small"
-            )
+        if (below := feature.below) is not None:
+            if tables and name in tables:
+                below = tables[name]
+            elif below == "vocab":
+                below = vocab_size
+            elif below == "length":
+                below = features["tokens" if name == "slots" else name].shape[1]
+            check_range(name, array, below, rows=rows)
+
+
+def check_range(
+    name: str, array: np.ndarray, below: int, *, rows: np.ndarray | None = None
+) -> None:
+    """Check that the integers [B, ...] of a feature lie in [0, below).
+
+    Raises:
+      DataError: naming row, position and value of the first that does not.
+    """
+    # Seen as unsigned, what is negative is large: one pass finds both.
+    if not array.size or array.view(np.uint32).max() < below:
+        return
+    where = np.argwhere(array.view(np.uint32) >= below)[0]
+    row = where[0] if rows is None else rows[where[0]]
+    place, value = [int(at) for at in where[1:]], int(array[tuple(where)])
+    if FEATURES[name].below == "vocab":
+        raise DataError(
+            f"row {row}, {name}{place}: token id {value} is outside the model's vocabulary "
+            f"[0, {below}). The corpus was made with another vocabulary, or model.size.vocab is "
+            "too small"
+        )
+    raise DataError(f"row {row}, {name}{place}: {value} is outside [0, {below})")

@@ -4,7 +4,7 @@ A step is written to a temporary directory, its manifest (size and checksum of e
 written into that same directory, and one rename makes both visible. So a directory named by a step
 number either is complete and has a manifest, or was tampered with: a kill leaves nothing in
 between. Resuming takes the newest step whose every byte still matches; a damaged one is reported
-and set aside under another name.
+and set aside under another name. Which steps stay is decided in retention.py.
 """
 
 import errno
@@ -13,7 +13,9 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,16 +24,17 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 import flaxlm
-from flaxlm import manifest
-from flaxlm.errors import ConfigError, StorageError
+from flaxlm import digests, manifest
+from flaxlm.errors import StorageError
 from flaxlm.lock import prepare_run_dir
+from flaxlm.named import path_name
 from flaxlm.processes import check_shared, from_first
-from flaxlm.sharding import path_name
+from flaxlm.retention import Retention, Saved
+from flaxlm.stepdirs import StepDirs
 
 log = logging.getLogger(__name__)
 
 _STATE = "state"  # the item of a step that holds the arrays
-_PARTIAL = ocp.utils.TMP_DIR_SUFFIX  # of the directory of a save in flight
 _MISSES = 3  # consecutive saves that may fail before the run stops
 
 # Full and broken storage reaches Python as a ValueError or RuntimeError with one of these texts.
@@ -53,37 +56,48 @@ class Checkpoints:
     Args:
       directory: made if missing; a relative path is made absolute.
       keep: newest steps kept, at least 1.
+      hours: the first step of every so many hours is kept too, see `Retention`.
+      best: and the best by a metric, "min loss".
       identity: JSON values stored in every manifest, among them "vocab" (sha256) and "data"
         (fingerprint): `restore` refuses a step that was made with others.
 
     Attributes:
       failures: saves that have failed since the last good one.
       seconds: of the latest save: "stall" that `save` blocked for, "total" until the step was
-        complete, of which "hash" for the manifest (both on process 0 only).
+        complete, of which "hash" for the manifest and the files that were not hashed while others
+        were written (both on process 0 only).
 
     Raises:
       RunDirError: if the directory cannot be written, or is not shared by all processes.
     """
 
-    def __init__(self, directory: str | Path, *, keep: int, identity: Mapping):
-        if keep < 1:
-            raise ConfigError(f"run.keep={keep}: at least 1 checkpoint must be kept")
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        keep: int,
+        identity: Mapping,
+        hours: float = 0.0,
+        best: str = "",
+    ):
+        self._retention = Retention(keep, hours, best)
         for name in ("absl", "asyncio"):
             logging.getLogger(name).addFilter(quiet)
         self.directory = prepare_run_dir(directory)
         self.identity = dict(identity)
-        self._keep = keep
+        self._saved: dict[int, Saved] = {}  # what is known of steps on disk
         self.failures = 0
         self.seconds: dict[str, float] = {}
         self._facts: dict = {}  # for the manifest of the save in flight
         self._began = 0.0
         self._last_failure = ""
         check_shared(self.directory)
-        from_first(self._tidy)
+        self._disk = StepDirs(self.directory)
+        from_first(partial(self._disk.tidy, keep=keep))
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep,
+                preservation_policy=_Keeping(self._kept),
                 save_root_metadata=False,
                 # Called on process 0 when the files of all processes are complete, before the
                 # rename. Were it later, a kill between the two would leave an unverifiable step.
@@ -91,12 +105,23 @@ class Checkpoints:
             ),
         )
 
-    def save(self, step: int, state, *, wait: bool = False) -> None:
+    def save(
+        self,
+        step: int,
+        state,
+        *,
+        metrics: Mapping[str, float] | None = None,
+        wait: bool = False,
+    ) -> None:
         """Save a tree of `jax.Array`s; returns when the arrays may be donated.
 
         Blocks until the save before it is finished. A save that fails for want of storage is
         dropped, logged and counted while training goes on; older steps are untouched. A step that
         is already on disk is not written again.
+
+        Args:
+          metrics: of the evaluation of this state, if there was one; kept in the manifest.
+          wait: return when the step is complete on disk.
 
         Raises:
           StorageError: at the third failure in a row, or with `wait`, if this save failed.
@@ -105,8 +130,10 @@ class Checkpoints:
         if step not in self.steps():
             self._began = time.monotonic()
             self.seconds = {}
-            self._facts = {"step": step, "identity": self.identity, **_facts(state)}
-            item = ocp.args.Composite(**{_STATE: ocp.args.StandardSave(state)})
+            facts = {"step": step, "time": time.time(), "metrics": dict(metrics or {})}
+            self._saved[step] = Saved(**facts)
+            self._facts = {**facts, "identity": self.identity, **_facts(state)}
+            item = ocp.args.Composite(**{_STATE: digests.Save(state)})
             try:
                 self._check_free(sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
                 self._manager.save(step, args=item, force=True)
@@ -118,7 +145,24 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Complete steps on disk, newest last. `restore` alone reads and verifies every byte."""
-        return [step for step in self._numbered() if (self._path(step) / manifest.NAME).exists()]
+        return self._disk.complete()
+
+    def before(self, step: int) -> list[int]:
+        """Complete steps below `step`, after the save in flight. Collective."""
+        self._finish()
+        return from_first(lambda: [older for older in self.steps() if older < step])
+
+    def discard(self, *, after: int) -> None:
+        """Remove all steps above `after`: the run goes on from there. Collective."""
+        self._finish()
+
+        def remove():
+            for step in self._disk.numbered():
+                if step > after:
+                    shutil.rmtree(self._disk.path(step))
+
+        from_first(remove)
+        self._manager.reload()
 
     def restore(self, abstract_state):
         """The newest step that verifies, as (state, step); None if there is no checkpoint.
@@ -132,15 +176,16 @@ class Checkpoints:
           MissingInput: if the step was made with another vocabulary or other data.
           StorageError: if there are only damaged steps.
         """
-        self.wait()
-        tree, mesh = _tree(abstract_state), _mesh(abstract_state)
-        step = from_first(lambda: self._newest_verified(tree, mesh))
+        self._finish()
+        step = self._disk.newest_verified(
+            identity=self.identity, tree=_tree(abstract_state), mesh=_mesh(abstract_state)
+        )
         self._manager.reload()  # steps may have been set aside
         if step is None:
             return None
         # Not through the manager: it would need the commit marks, which no checksum covers.
         with ocp.StandardCheckpointer() as checkpointer:
-            return checkpointer.restore(self._path(step) / _STATE, abstract_state), step
+            return checkpointer.restore(self._disk.path(step) / _STATE, abstract_state), step
 
     def wait(self) -> None:
         """Block until the save in flight is on disk with its manifest.
@@ -174,10 +219,13 @@ class Checkpoints:
     def _certify(self) -> None:
         """Write the manifest of the save in flight into its temporary directory."""
         began = time.monotonic()
-        (directory,) = self.directory.glob(f"{self._facts['step']}{_PARTIAL}*")
-        manifest.write(directory, self._facts)
+        directory = self._disk.in_flight(self._facts["step"])
+        known, waited = digests.take(directory / _STATE)
+        known = {f"{_STATE}/{name}": entry for name, entry in known.items()}
+        manifest.write(directory, self._facts, known)
         now = time.monotonic()
-        self.seconds["hash"], self.seconds["total"] = now - began, now - self._began
+        self.seconds["hash"] = waited + now - began
+        self.seconds["total"] = now - self._began
 
     def _check_free(self, needed: int) -> None:
         # Asked first, because a file system that is full is full for metrics and logs as well.
@@ -204,69 +252,35 @@ class Checkpoints:
         step, self._facts = self._facts["step"], {}
         self.failures += 1
         if jax.process_index() == 0:
-            self._remove(f"{step}{_PARTIAL}*")  # it may be what fills the disk
+            self._disk.remove_partial(step)  # it may be what fills the disk
+        self._manager.reload()  # it counts this step, and no longer those that were to go for it
         self._last_failure = f"checkpoint {step} could not be saved in {self.directory}: {reason}"
         log.warning("%s (failure %d of %d)", self._last_failure, self.failures, _MISSES)
         if self.failures >= _MISSES:
             raise StorageError(f"{self._last_failure}; {_MISSES} failures in a row")
 
-    def _remove(self, pattern: str) -> list[Path]:
-        paths = sorted(self.directory.glob(pattern))
-        for path in paths:
-            shutil.rmtree(path, ignore_errors=True)
-        return paths
+    def _kept(self, stored: Sequence[int]) -> set[int]:
+        return self._retention.kept(self._known(step) for step in stored)
 
-    # Resuming
-
-    def _tidy(self) -> None:
-        """Remove what a kill left of saves and deletions; set aside what else is incomplete."""
-        for path in self._remove(f"*{_PARTIAL}*"):
-            log.warning("removed %s, left by a save that was interrupted", path)
-        complete = self.steps()
-        for step in sorted({*self._numbered()} - {*complete}):
-            if sum(step < newer for newer in complete) >= self._keep:
-                self._remove(str(step))
-                log.warning("removed %s, whose deletion was interrupted", self._path(step))
-            else:
-                self._set_aside(step, f"it has no {manifest.NAME} (an interrupted copy)")
-
-    def _newest_verified(self, tree: manifest.Tree, mesh: Mapping) -> int | None:
-        for step in reversed(self._numbered()):
-            path = self._path(step)
+    def _known(self, step: int) -> Saved:
+        if step not in self._saved:
             try:
-                found = manifest.read(path)
-                if found["step"] != step:
-                    raise manifest.Damaged(f"{manifest.NAME} is of step {found['step']}")
-                # Instant, so before gigabytes are read.
-                manifest.check_same(
-                    found, identity=self.identity, tree=tree, name=f"checkpoint {path}"
-                )
-                manifest.verify(path, found)
-            except manifest.Damaged as damage:
-                self._set_aside(step, damage)
-                continue
-            if found["mesh"] != mesh:
-                log.info("step %d was saved on mesh %s, now %s", step, found["mesh"], mesh)
-            return step
-        damaged = ", ".join(sorted(path.name for path in self.directory.glob("*.corrupt*")))
-        if damaged:
-            raise StorageError(
-                f"no checkpoint in {self.directory} verifies, there are only {damaged}: put back "
-                "a copy, or remove them to start again from step 0"
-            )
-        return None
+                found = manifest.read(self._disk.path(step), "time", "metrics")
+                self._saved[step] = Saved(step, found["time"], found["metrics"])
+            except manifest.Damaged:  # for `restore` to find, if it is ever wanted
+                return Saved(step)
+        return self._saved[step]
 
-    def _set_aside(self, step: int, damage) -> None:
-        count = len(list(self.directory.glob(f"{step}.corrupt*")))
-        path = self.directory / (f"{step}.corrupt" + (f"-{count + 1}" if count else ""))
-        self._path(step).rename(path)
-        log.warning("checkpoint %d is damaged: %s; kept as %s and not used", step, damage, path)
 
-    def _numbered(self) -> list[int]:
-        return sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdecimal())
+@dataclass(frozen=True)
+class _Keeping(ocp.checkpoint_managers.PreservationPolicy):
+    """The library asks it while a save is in flight, and removes the others when that is done."""
 
-    def _path(self, step: int) -> Path:
-        return self.directory / str(step)
+    kept: Callable[[Sequence[int]], set[int]]
+
+    def should_preserve(self, checkpoints, *, context):
+        kept = self.kept([checkpoint.step for checkpoint in checkpoints])
+        return [checkpoint.step in kept for checkpoint in checkpoints]
 
 
 def _tree(state) -> dict[str, tuple[list[int], str]]:

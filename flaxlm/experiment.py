@@ -4,6 +4,7 @@ import ast
 import importlib
 import importlib.machinery
 import importlib.util
+import os
 import sys
 import tokenize
 import traceback
@@ -17,6 +18,7 @@ import flax.linen as nn
 
 from flaxlm.data.spec import Data
 from flaxlm.errors import ConfigError, nearest
+from flaxlm.guard import Divergence
 from flaxlm.objectives.base import Objective
 from flaxlm.optim import Optimizer
 from flaxlm.sharding import Mesh
@@ -34,11 +36,15 @@ class Run:
       eval_batches: batches of one evaluation.
       save_every: steps between checkpoints (the last step is always saved; 0: only the last).
       keep: newest checkpoints kept.
+      keep_hours: the first checkpoint of every so many hours is kept too (0: none is for that).
+      keep_best: and the one whose evaluation was the best, "min loss" or "max gain" ("": none is);
+        only a step that is evaluated and saved counts.
       patience: seconds without a step after which the process ends with 71 and the stacks of its
         threads, so that a launcher starts the run again; longer where steps or what stands between
         them take longer (`flaxlm.watchdog`). 0 waits for ever.
       seed: of parameters, data order, corruption and dropout.
       directory: run directory; "" is runs/<experiment>.
+      divergence: what is done about steps whose loss or gradients are not finite, or stand out.
     """
 
     steps: int
@@ -48,9 +54,12 @@ class Run:
     eval_batches: int = 8
     save_every: int = 1000
     keep: int = 3
+    keep_hours: float = 0.0
+    keep_best: str = ""
     patience: float = 120.0
     seed: int = 0
     directory: str = ""
+    divergence: Divergence = field(default_factory=Divergence)
 
 
 @dataclass(frozen=True)
@@ -150,23 +159,36 @@ def load(name: str) -> Loaded:
       name: one of `names()`, a path (it has a slash or ends in .py), or "package.module".
 
     Raises:
-      ConfigError: there is no such experiment (naming the nearest), or the file does not declare
-        one (naming its line).
+      ConfigError: there is no such experiment (naming the nearest), there are two of that name, or
+        the file does not declare one (naming its line).
     """
     if not name:
         raise ConfigError("which experiment? --experiment NAME; --list shows all names")
+    try:
+        module, path = _find(name)
+    except (OSError, ValueError) as error:  # a name that is too long, a folder one may not read
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"--experiment {name[:80]}: {_text_of(error)}") from error
+    return _execute(module, path, beside=path.parent)
+
+
+def _find(name: str) -> tuple[str, Path]:
+    """(name of the module to make, file) of an experiment."""
     if name.endswith(".py") or "/" in name or "\\" in name:
-        path = Path(name).expanduser().absolute()
+        path = Path(os.path.expanduser(name)).absolute()
         if path.suffix != ".py" or not path.is_file():
             raise ConfigError(f"--experiment {name}: there is no such .py file ({path})")
-        return _execute(f"experiments.{path.stem}", path, beside=path.parent)
+        return f"experiments.{path.stem}", path
     if "." in name:
-        path = _locate(name)
-        return _execute(name, path, beside=path.parent)
-    if not (folder() / f"{name}.py").is_file():
-        here = f"there is ./{name}.py: write it so" if Path(f"{name}.py").is_file() else ""
+        return name, _locate(name)
+    shipped, own = folder() / f"{name}.py", Path(f"{name}.py")
+    if not shipped.is_file():
+        here = f"there is ./{own}: write it so" if own.is_file() else ""
         raise ConfigError(f"unknown experiment {name!r}: {here or nearest(name, names())}")
-    return _execute(f"experiments.{name}", folder() / f"{name}.py", beside=folder())
+    if own.is_file() and not own.samefile(shipped):
+        raise ConfigError(f"two experiments are called {name!r}: write ./{own} or {shipped}")
+    return f"experiments.{name}", shipped
 
 
 def _execute(module_name: str, path: Path, *, beside: Path) -> Loaded:
@@ -175,7 +197,9 @@ def _execute(module_name: str, path: Path, *, beside: Path) -> Loaded:
             module = _run_file(module_name, path)
             with tokenize.open(path) as file:
                 source = file.read()
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # SystemExit too, and whatever else the file defines
             raise ConfigError(f"{_line_of(error, path, beside)}: {_text_of(error)}") from error
     experiment = getattr(module, "experiment", None)
     if not isinstance(experiment, Experiment):
@@ -247,7 +271,10 @@ def _line_of(error: BaseException, path: Path, beside: Path) -> str:
 
 
 def _text_of(error: BaseException) -> str:
-    text = " ".join((error.msg if isinstance(error, SyntaxError) else str(error)).split())
+    try:
+        text = " ".join((error.msg if isinstance(error, SyntaxError) else str(error)).split())
+    except Exception:  # of an exception that the file defines
+        text = "(no message)"
     kind = "" if isinstance(error, ConfigError) else type(error).__name__
     return ": ".join(part for part in (kind, text) if part)
 

@@ -54,6 +54,12 @@ class Ledger:
         for use, seconds in before.items():
             self._seconds[use] += seconds
 
+    def again(self) -> None:
+        """A new start within this process, which counts from 0 as a new process does."""
+        self._turn("start")
+        self._base = "start"
+        self._seconds = dict.fromkeys(USES, 0.0)
+
     def begin(self) -> None:
         """The steps begin."""
         self._turn("steps")

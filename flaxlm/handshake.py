@@ -270,7 +270,7 @@ def _read(line: socket.socket) -> bytes:
 def _parse(raw: bytes) -> dict | None:
     try:
         value = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):  # nothing that a stranger sends
         return None
     return value if isinstance(value, dict) else None
 

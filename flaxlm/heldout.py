@@ -3,7 +3,7 @@ to read.
 """
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import jax
 import numpy as np
@@ -62,8 +62,15 @@ class Evaluation:
         _, targets, weights = self._objective.measured
         return unigram_entropy(self._held_out, targets=targets, weights=weights)
 
-    def __call__(self, state) -> dict[str, float]:
-        batches = map(self._feed, self._held_out)
+    def __call__(self, state, *, check: Callable[[], None] = lambda: None) -> dict[str, float]:
+        """`check` is called before every batch: it raises where the rest is to be left."""
+
+        def fed():
+            for features in self._held_out:
+                check()
+                yield self._feed(features)
+
+        batches = fed()
         found = evaluate(self._step, self._objective, state, batches)
         term = self._objective.measured[0]
         if term not in found or self.entropy is None:

@@ -35,7 +35,8 @@ def finish(main: Callable[[], int]) -> NoReturn:
     """Run a command and end this process with its code.
 
     A failed process of a run of several ends at once: jax would first wait five minutes for the
-    others, and they for it.
+    others, and they for it. So does a single one that was preempted: a thread of its own may be
+    waiting for data, for as long as that takes.
     """
     try:
         code = main()
@@ -44,7 +45,7 @@ def finish(main: Callable[[], int]) -> NoReturn:
         code = 1
     jax = sys.modules.get("jax")
     alone = jax is None or not jax.distributed.is_initialized()
-    if alone or code in (0, PREEMPTED):
+    if code == 0 or alone != (code == PREEMPTED):
         sys.exit(code)
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,9 +1,13 @@
 """One leaf of an experiment as text: read as its annotation says, printed as one would type it."""
 
 import math
+import re
 import types
 import typing
+from collections.abc import Callable
 from typing import Any
+
+_TOO_LARGE = 2**31  # steps, ids, sizes and seeds are 32 bits wide on the devices
 
 
 class WrongType(Exception):
@@ -31,10 +35,14 @@ def read(text: str, annotation: Any, old: Any) -> Any:
     if annotation is str:
         return text
     if annotation is int:
-        return _number(int, text, "an integer")
+        number = _number(int, text, "an integer")
+        if abs(number) >= _TOO_LARGE:
+            raise WrongType(f"an integer of less than {_TOO_LARGE}")
+        return number
     if annotation is float:
         number = _number(float, text, "a number")
-        if math.isnan(number):
+        # What overflows is not what was meant; infinity has a name.
+        if math.isnan(number) or (math.isinf(number) and "inf" not in text.lower()):
             raise WrongType("a number")
         return number
     if annotation is type(None):
@@ -42,6 +50,44 @@ def read(text: str, annotation: Any, old: Any) -> Any:
     raise WrongType(
         f"a {getattr(annotation, '__name__', annotation)}, which a command line cannot write"
     )
+
+
+def fits(value: Any, annotation: Any) -> bool:
+    """Whether a value is what an annotation says. An int is a float too; a bool is neither, what is
+    not a number is no float, and an int has 32 bits. What is inside a mapping or a dataclass is not
+    looked at.
+    """
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if annotation is Any:
+        return True
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, option) for option in arguments)
+    if origin is typing.Literal:
+        return any(type(value) is type(choice) and value == choice for choice in arguments)
+    if origin is tuple and isinstance(value, tuple):
+        if arguments[1:] == (Ellipsis,):
+            return all(fits(item, arguments[0]) for item in value)
+        return len(value) == len(arguments) and all(map(fits, value, arguments))
+    if annotation in (int, float) and isinstance(value, bool):
+        return False
+    if annotation is int:
+        return isinstance(value, int) and abs(value) < _TOO_LARGE
+    if annotation is float and isinstance(value, int):
+        return abs(value) < 2**63
+    if annotation is float:
+        return isinstance(value, float) and not math.isnan(value)
+    if annotation is Callable or origin is Callable:
+        return callable(value)
+    return isinstance(value, origin or annotation)
+
+
+def type_name(annotation: Any) -> str:
+    """An annotation as a person writes it, without the names of modules."""
+    if annotation is int:
+        return f"int below {_TOO_LARGE}"
+    if isinstance(annotation, type) and not typing.get_args(annotation):
+        return annotation.__name__
+    return re.sub(r"[\w.]+\.(\w+)", r"\1", str(annotation))
 
 
 def _parse_union(text: str, options: tuple, old):

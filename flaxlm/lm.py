@@ -171,7 +171,7 @@ def _feature(name: str, value, vocab: int) -> np.ndarray:
     same_kind = array.dtype.kind in ("iub" if wanted.kind == "i" else "iubf")
     if not same_kind:
         raise DataError(f"batch[{name!r}] is {array.dtype}, not {wanted}")
-    upper = vocab if declared.ids else 2**31
+    upper = vocab if declared.below == "vocab" else 2**31
     if wanted.kind == "i" and array.size and not (0 <= array.min() and array.max() < upper):
         raise DataError(
             f"batch[{name!r}] has values from {array.min()} to {array.max()}, not in [0, {upper})"

@@ -10,7 +10,7 @@ import threading
 import time
 from pathlib import Path
 
-from flaxlm.errors import RunDirError
+from flaxlm.errors import Refused, RunDirError
 from flaxlm.processes import from_first
 
 log = logging.getLogger(__name__)
@@ -27,19 +27,24 @@ def prepare_run_dir(path: str | Path) -> Path:
 
     Raises:
       RunDirError: if it cannot be made or written, or is a URL.
+      Refused: if this user may not write there.
     """
     if "://" in str(path):
         raise RunDirError(
             f"run directory {path}: object stores are not supported, mount it and give the folder"
         )
-    directory = Path(path).expanduser().absolute()
+    home = os.path.expanduser(path)
+    if home.startswith("~"):
+        raise RunDirError(f"run directory {path}: there is no such user; ./~... is a folder here")
+    directory = Path(home).absolute()
     probe = directory / f".probe-{secrets.token_hex(4)}"
     try:
         directory.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"probe")
         probe.unlink()
     except OSError as error:
-        raise RunDirError(
+        kind = Refused if isinstance(error, PermissionError) else RunDirError
+        raise kind(
             f"run directory {directory} cannot be written: {error.strerror}; "
             "choose another with --run.directory=PATH"
         ) from None
@@ -118,7 +123,7 @@ class RunLock:
             )
 
     def _acquire(self) -> None:
-        while not self._create():
+        while not _create(self.path, json.dumps(self._owner).encode()):
             holder = _read(self.path)
             reason = _dead(self.path, holder) or self._watch(holder)
             if reason is None:
@@ -148,17 +153,6 @@ class RunLock:
                 return None
         return f"no heartbeat while it was watched for {WATCH * BEAT:.0f} s"
 
-    def _create(self) -> bool:
-        try:
-            handle = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-        except FileExistsError:
-            return False
-        except OSError as error:
-            raise RunDirError(f"{self.path} cannot be created: {error.strerror}") from None
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(self._owner, file)
-        return True
-
     def _remove(self, holder: dict | None) -> bool:
         """Remove the lock that was judged dead, and no other one, should someone else be faster."""
         moved = self.path.with_name(f"RUN.lock.{self._owner['token']}")
@@ -168,12 +162,17 @@ class RunLock:
             return False
         same = _read(moved) == holder
         if not same:
-            try:
-                os.link(moved, self.path)
-            except FileExistsError:
-                pass
+            self._put_back(moved)
         moved.unlink()
         return same
+
+    def _put_back(self, moved: Path) -> None:
+        try:
+            os.link(moved, self.path)
+        except FileExistsError:
+            pass
+        except OSError:  # mounted buckets have no links; while it is empty it counts as held
+            _create(self.path, moved.read_bytes())
 
     def _beat(self) -> None:
         while not self._stop.wait(BEAT):
@@ -187,9 +186,29 @@ class RunLock:
                 )
                 return
             try:
-                os.utime(self.path)
+                self._renew()
             except OSError as error:
                 log.warning("no heartbeat could be written to %s: %s", self.path, error.strerror)
+
+    def _renew(self) -> None:
+        try:
+            os.utime(self.path)
+        except OSError:  # where times cannot be set, as in some mounted buckets: the same again
+            with open(self.path, "r+b") as file:
+                file.write(json.dumps(self._owner).encode())
+
+
+def _create(path: Path, content: bytes) -> bool:
+    """Make a file; False if there is one."""
+    try:
+        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise RunDirError(f"{path} cannot be created: {error.strerror}") from None
+    with os.fdopen(handle, "wb") as file:
+        file.write(content)
+    return True
 
 
 def _dead(path: Path, holder: dict | None) -> str | None:
@@ -202,7 +221,7 @@ def _dead(path: Path, holder: dict | None) -> str | None:
     renewed = _renewed(path)
     if renewed is None:
         return "it is gone"
-    silent = time.time() - renewed
+    silent = _now(path.parent) - renewed
     return f"no heartbeat for {silent:.0f} s" if silent > STALE else None
 
 
@@ -212,6 +231,16 @@ def _renewed(path: Path) -> float | None:
         return path.stat().st_mtime
     except FileNotFoundError:
         return None
+
+
+def _now(directory: Path) -> float:
+    """The time by the clock of the file system, which need not be that of this machine."""
+    probe = directory / f".probe-{secrets.token_hex(4)}"
+    probe.touch()
+    try:
+        return probe.stat().st_mtime
+    finally:
+        probe.unlink()
 
 
 def _read(path: Path) -> dict | None:

@@ -181,7 +181,8 @@ class MetricsWriter:
         now, values = self.record(step, values, kind=kind)
         try:
             for name, value in values.items():
-                self._events.add_scalar(f"{kind}/{name}", value, step, walltime=now)
+                if math.isfinite(value):  # TensorBoard has no place for the others
+                    self._events.add_scalar(f"{kind}/{name}", value, step, walltime=now)
         except OSError as error:
             raise StorageError(f"{self._path}: {error.strerror}") from error
         self._console.line(step, values, kind)
@@ -230,17 +231,18 @@ class Log:
     """The metrics of a loop that never waits: a step's values are read when a later step runs.
 
     Args:
-      rate: learning rate of a step, counted from 0.
-      on_loss: called with (step, loss, gradient norm) of every line; raises where they are bad.
+      rate: learning rate of an update, counted from 0.
+      shares: of each source in the rows of so many steps; written as mixture/0, mixture/1, ...
+        where there are several.
     """
 
-    def __init__(self, writer: MetricsWriter, meter: Meter, *, rate, on_loss):
+    def __init__(self, writer: MetricsWriter, meter: Meter, *, rate, shares):
         self.writer, self.meter = writer, meter
-        self._rate, self._on_loss = rate, on_loss
+        self._rate, self._shares = rate, shares
         self._waiting: tuple[int, Mapping] | None = None
 
     def later(self, step: int, metrics: Mapping) -> None:
-        """Remember the metrics (device scalars) of a step that was dispatched."""
+        """Remember the metrics (on the devices) of a step that was dispatched."""
         self._waiting = (step, metrics)
 
     def write(self) -> None:
@@ -248,10 +250,13 @@ class Log:
         if self._waiting is None:
             return
         (step, metrics), self._waiting = self._waiting, None
-        values = {name: float(value) for name, value in metrics.items()}
+        values = {name: float(value) for name, value in metrics.items() if name != "evidence"}
         speed = self.meter.read(tokens=values.pop("tokens"))
-        self.writer.write(step, {**values, "lr": float(self._rate(step - 1)), **speed})
-        self._on_loss(step, values["loss"], values["grad_norm"])
+        shares = self._shares(step)
+        mixture = {f"mixture/{at}": share for at, share in enumerate(shares) if len(shares) > 1}
+        # A step that was left out is no update: the schedule has not moved.
+        rate = float(self._rate(max(step - 1 - int(values["skipped"]), 0)))
+        self.writer.write(step, {**values, "lr": rate, **speed, **mixture})
 
 
 def written(directory: Path | str) -> list[dict]:
@@ -275,7 +280,7 @@ def read_lines(path: Path) -> tuple[list[dict], int]:
 def _parse(raw: bytes) -> dict | None:
     try:
         line = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     good = isinstance(line, dict) and isinstance(line.get("step"), int) and "kind" in line
     return line if good else None

@@ -17,6 +17,7 @@ import optax.contrib
 from flaxlm import moments
 from flaxlm.averages import average, averaged
 from flaxlm.errors import ConfigError, nearest
+from flaxlm.named import path_name
 from flaxlm.schedules import (
     Constant,
     Cosine,
@@ -26,7 +27,6 @@ from flaxlm.schedules import (
     Schedule,
     WarmupStableDecay,
 )
-from flaxlm.sharding import path_name
 
 __all__ = [
     "Adafactor",

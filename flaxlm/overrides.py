@@ -7,10 +7,11 @@ number: `model.size.depth`, `data.sources.0.uri`.
 
 import dataclasses
 import fnmatch
+import functools
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import flax.linen as nn
 
 from flaxlm import leaves
 from flaxlm.arguments import Arguments
-from flaxlm.errors import ConfigError, RunDirError, UserError, nearest
+from flaxlm.errors import ConfigError, UserError, nearest
 from flaxlm.experiment import Experiment, Loaded, load
 
 Overrides = tuple[tuple[str, str], ...]
@@ -30,13 +31,16 @@ RESUMABLE = (
     "run.log_every",
     "run.eval_*",
     "run.save_every",
-    "run.keep",
+    "run.keep*",
     "run.patience",
+    "run.divergence.*",
     "run.directory",
     "run.accumulate",
     "mesh.*",
     "model.compute.*",
 )
+
+_ROWS = 12  # differing fields shown
 
 ABSENT = "(absent)"  # the value of a path that one of two experiments does not have
 
@@ -105,32 +109,40 @@ def check_same_run(old: dict, new: dict, *, directory: Path | str) -> list[tuple
     """Refuse to continue a run of the experiment `old` as `new`, or return what differs.
 
     Raises:
-      RunDirError: naming the fields that differ and may not.
+      ConfigError: with a table of the fields that differ and may not.
     """
     changes = diff(old, new)
     bad = [c for c in changes if not any(fnmatch.fnmatchcase(c[0], free) for free in RESUMABLE)]
     if bad:
-        listed = ", ".join(f"{path} was {a!r}, now {b!r}" for path, a, b in bad[:6])
-        more = f" and {len(bad) - 6} more" if len(bad) > 6 else ""
-        raise RunDirError(
-            f"{directory} holds another experiment: {listed}{more}. Give the old values back, or "
-            "choose another --run.directory"
+        # What was saved may have been altered: it must not break the lines of the table.
+        rows = [(_short(path)[1:-1], _short(a), _short(b)) for path, a, b in bad[:_ROWS]]
+        width = max(len(path) for path, _, _ in rows)
+        table = [f"{path:<{width}}  saved {a}, now {b}" for path, a, b in rows]
+        if len(bad) > _ROWS:
+            table.append(f"and {len(bad) - _ROWS} more")
+        raise ConfigError(
+            f"{directory} holds another experiment ({len(bad)} fields differ); give the old values "
+            "back, or choose another --run.directory:\n  " + "\n  ".join(table)
         )
     return changes
 
 
+def misfits(tree: Any, annotation: Any) -> Iterator[str]:
+    """ "a.b is 'x' (str), expected int" of every value of `tree` that is not what is annotated."""
+    for path, node, wanted, _ in _walk(tree, annotation, ()):
+        if not leaves.fits(node, wanted):
+            found = f"{_short(node)} ({type(node).__name__})"
+            yield f"{'.'.join(path)} is {found}, expected {leaves.type_name(wanted)}"
+
+
 def _check_types(loaded: Loaded) -> None:
-    """Refuse a file that gives a number, switch or text of another type than its field declares."""
-    accepted = {bool: (bool,), int: (int,), float: (int, float), str: (str,)}
-    for path, node, annotation, is_leaf in _walk(loaded.experiment, Experiment, ()):
-        if is_leaf and annotation in accepted:
-            kinds = accepted[annotation]
-            if not isinstance(node, kinds) or (isinstance(node, bool) and bool not in kinds):
-                raise ConfigError(
-                    f"{loaded.path}: {'.'.join(path)} is {node!r} ({type(node).__name__}), "
-                    f"expected {annotation.__name__}"
-                )
-    to_json(loaded.experiment)
+    """Refuse a file in which a value is of another type than its field declares."""
+    try:
+        for text in misfits(loaded.experiment, Experiment):
+            raise ConfigError(f"{loaded.path}: {text}")
+        to_json(loaded.experiment)
+    except RecursionError:
+        raise ConfigError(f"{loaded.path}: the experiment contains itself") from None
 
 
 def _children(node: Any, annotation: Any) -> dict[str, tuple[Any, Any]] | None:
@@ -183,6 +195,11 @@ def _replace(node, annotation, path: tuple[str, ...], texts: dict[tuple[str, ...
         if name not in children:
             where = f"{'.'.join(path)} ({type(node).__name__})" if path else "the experiment"
             full = ".".join((*path, name))
+            if isinstance(getattr(type(node), name, None), property | functools.cached_property):
+                raise ConfigError(
+                    f"--{full}: {name} follows from other values of {where}, override those: "
+                    + ", ".join(list(children)[:8])
+                )
             raise ConfigError(f"--{full}: {where} has no field {name!r}; {nearest(name, children)}")
         value, inner = children[name]
         below = {key[1:]: text for key, text in texts.items() if key[0] == name}
@@ -204,6 +221,15 @@ def _rebuilt(node, changed: dict[str, Any]):
     if isinstance(node, tuple):
         return tuple(changed.get(str(index), item) for index, item in enumerate(node))
     return dataclasses.replace(node, **changed)
+
+
+def _short(value) -> str:
+    """`repr` on one line of at most 80 characters."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # of a class of the file's own; or an integer of too many digits
+        text = "(cannot be printed)"
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _class(value) -> str:

@@ -11,13 +11,16 @@ import jax
 import numpy as np
 import optax
 
-from flaxlm import sharding
+from flaxlm import named, sharding
 from flaxlm.batch import FEATURES
 from flaxlm.data.random import RowRandom
 from flaxlm.data.rows import Rows
 from flaxlm.errors import ConfigError
 from flaxlm.nn.kernels import described, recorded
+from flaxlm.retention import Retention
 from flaxlm.step import MissingName, State, carried, init_params, make_init, make_train_step
+
+_LONGEST = 2**20  # positions of a row: tracing makes one
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,20 @@ class Plan:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """{parameter path: shape}."""
         leaves = jax.tree_util.tree_leaves_with_path(self.state.params)
-        return {sharding.path_name(path): leaf.shape for path, leaf in leaves}
+        return {named.path_name(path): leaf.shape for path, leaf in leaves}
+
+    @property
+    def tables(self) -> dict[str, int]:
+        """{feature: rows of the model's table that it is looked up in}, beside vocabulary and
+        positions, which are checked as a plan is made.
+        """
+        types = getattr(self.model.size, "types", 0)  # 0: no such table
+        return {"types": types} if types else {}
+
+    @property
+    def stacked(self) -> tuple[str, ...]:
+        """Paths of the parameters whose first dim is the layer."""
+        return tuple(path for path, axes in self.axes.items() if axes[:1] == ("layers",))
 
     @property
     def parameters(self) -> int:
@@ -70,10 +86,10 @@ class Plan:
     def map_state(self, function: Callable) -> State:
         """`function(leaf, dim names)` of every leaf of the state."""
         trained = self.state.replace(carry={}, frozen={})
-        mapped = sharding.map_state(function, trained, self.state.params, self.axes)
+        mapped = named.map_state(function, trained, self.state.params, self.axes)
         carry = {name: function(x, FEATURES[name].axes) for name, x in self.state.carry.items()}
         frozen = {
-            name: sharding.map_params(function, params, self.frozen_axes[name])
+            name: named.map_params(function, params, self.frozen_axes[name])
             for name, params in self.state.frozen.items()
         }
         return mapped.replace(carry=carry, frozen=frozen)
@@ -104,14 +120,14 @@ class Plan:
         """
 
         sizes = self.map_state(self.local_bytes)
-        params, frozen, everything = (
-            sum(jax.tree.leaves(tree)) for tree in (sizes.params, sizes.frozen, sizes)
+        params, frozen, health, everything = (
+            sum(jax.tree.leaves(tree)) for tree in (sizes.params, sizes.frozen, sizes.health, sizes)
         )
         batch = max(
             sum(self.local_bytes(leaf, FEATURES[name].axes) for name, leaf in features.items())
             for features in self.phases.values()
         )
-        optimizer = everything - params - frozen
+        optimizer = everything - params - frozen - health  # that is 1 KiB
         return {"parameters": params, "frozen": frozen, "optimizer": optimizer, "batch": batch}
 
 
@@ -144,6 +160,7 @@ def make_plan(experiment, layout: sharding.Layout, vocab) -> Plan:
         experiment.run,
     )
     _check_numbers(run, data)
+    Retention(run.keep, run.keep_hours, run.keep_best).check(run, {*objective.terms})
     _check_rows(model, objective, data)
     _check_batches(data, layout.parts("batch"), run.accumulate)
     phases = {
@@ -155,7 +172,7 @@ def make_plan(experiment, layout: sharding.Layout, vocab) -> Plan:
     with sharding.using(layout):
         try:
             boxed = jax.eval_shape(partial(init_params, model, features, seed=run.seed))
-            axes = sharding.axes_of(boxed)
+            axes = named.axes_of(boxed)
             frozen = {part.name: part.model for part in experiment.frozen}
             fixed = {
                 name: jax.eval_shape(partial(init_params, other, features, seed=run.seed))
@@ -163,7 +180,7 @@ def make_plan(experiment, layout: sharding.Layout, vocab) -> Plan:
             }
             tx = experiment.optimizer.build(axes, run.steps)
             state = jax.eval_shape(make_init(model, tx, features, seed=run.seed))
-            state = state.replace(frozen=sharding.unbox(fixed))
+            state = state.replace(frozen=named.unbox(fixed))
             train_step = make_train_step(
                 model, objective, tx, seed=run.seed, accumulate=run.accumulate, frozen=frozen
             )
@@ -177,7 +194,7 @@ def make_plan(experiment, layout: sharding.Layout, vocab) -> Plan:
                 f"do not go together: "
                 f"{error}"
             ) from error
-    frozen_axes = {name: sharding.axes_of(boxed) for name, boxed in fixed.items()}
+    frozen_axes = {name: named.axes_of(boxed) for name, boxed in fixed.items()}
     found = Plan(
         model,
         objective,
@@ -225,6 +242,8 @@ def _check_numbers(run, data) -> None:
     for at, phase in enumerate(data.course):
         where = _where(at)
         least |= {f"{where}.batch": (phase.batch, 1), f"{where}.length": (phase.length, 2)}
+        if phase.length > _LONGEST:
+            raise ConfigError(f"{where}.length={phase.length}: must be at most {_LONGEST}")
         if at:
             least[f"{where}.start"] = (phase.start, starts[at - 1] + 1)
     for name, (value, smallest) in least.items():

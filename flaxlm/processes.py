@@ -40,6 +40,18 @@ def from_first(function: Callable):
     return outcome["value"]
 
 
+def any_text(text: str) -> str:
+    """The text of the first process that has one, on all of them; "" if none has. Collective."""
+    if not jax.distributed.is_initialized() or jax.process_count() == 1:
+        return text
+    encoded = text.encode()[:1024]
+    mine = np.zeros(1024, np.uint8)
+    mine[: len(encoded)] = np.frombuffer(encoded, np.uint8)
+    rows = np.asarray(multihost_utils.process_allgather(mine)).astype(np.uint8)
+    texts = [row.tobytes().rstrip(b"\0").decode(errors="replace") for row in rows]
+    return next((text for text in texts if text), "")
+
+
 def check_shared(directory: Path) -> None:
     """Check that every process sees what process 0 writes in `directory`. Collective.
 

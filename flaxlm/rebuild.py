@@ -14,6 +14,7 @@ from typing import Any
 
 import flax.linen as nn
 
+from flaxlm import leaves
 from flaxlm.errors import ConfigError, DataError
 
 _PACKAGES = ("flaxlm.models.", "flaxlm.nn.")
@@ -77,6 +78,10 @@ def _instance(value: Mapping, where: str):
         raise DataError(f"{where}: {value['class']} has no field {unknown[0]!r}")
     hints = typing.get_type_hints(kind)
     built = {n: _build(item, hints[n], f"{where}.{n}") for n, item in given.items()}
+    for name, item in built.items():
+        if not leaves.fits(item, hints[name]):
+            text = f"{str(item)[:80]!r}, expected {leaves.type_name(hints[name])}"
+            raise DataError(f"{where}.{name} is {text}")
     try:
         return kind(**built)
     except (TypeError, ValueError) as error:

@@ -78,8 +78,10 @@ def read_run(directory: Path, name: str) -> RunLog:
     described = directory / "experiment.json"
     try:
         experiment = json.loads(described.read_bytes()) if described.is_file() else {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{described} is not readable JSON: {error}") from None
+    if not isinstance(experiment, dict):
+        raise DataError(f"{described} is not a JSON object")
     return RunLog(name, lines, torn, experiment)
 
 

@@ -40,8 +40,8 @@ def open_run(loaded) -> Iterator[tuple[Path, RunLock]]:
       The absolute path, and the lock, whose `check` says before a write whether it is still held.
 
     Raises:
-      RunDirError: it cannot be written, another process holds it, or it belongs to another
-        experiment.
+      RunDirError: it cannot be written, or another process holds it.
+      ConfigError: it belongs to another experiment.
     """
     path = loaded.experiment.run.directory or f"runs/{loaded.name}"
     directory = Path(from_first(lambda: str(prepare_run_dir(path))))
@@ -77,7 +77,7 @@ def _write_identity(directory: Path, loaded) -> None:
     if file.exists():
         try:
             before = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RunDirError(
                 f"{file} is not readable JSON ({error}); give another --run.directory"
             ) from None

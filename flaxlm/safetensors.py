@@ -49,6 +49,8 @@ def read(path: Path) -> dict[str, np.ndarray]:
       MissingInput: there is no such file.
       DataError: it is not a safetensors file, or its header and its size do not agree.
     """
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise MissingInput(f"{path}: this is no file")
     try:
         with open(path, "rb") as file:
             size = file.seek(0, 2)
@@ -186,6 +188,9 @@ def _checked(path: Path, header, size: int) -> dict[str, tuple[np.dtype, tuple, 
         if not _all(offsets, list, _natural) or len(offsets) != 2:
             raise DataError(f"{where} has data_offsets {_short(offsets)}: two numbers, from 0 up")
         dtype = _DTYPES[entry["dtype"]]
+        if math.prod(max(size, 1) for size in shape) * dtype.itemsize >= 2**63:
+            # Of a dim of 0 the others may be anything to the file, not to numpy.
+            raise DataError(f"{where} has shape {_short(shape)}: larger than any memory")
         needed = math.prod(shape) * dtype.itemsize
         if offsets[1] - offsets[0] != needed:
             raise DataError(

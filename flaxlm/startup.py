@@ -16,8 +16,9 @@ from flaxlm.cluster import has_plugin
 from flaxlm.data.files import cache_folder
 from flaxlm.errors import ConfigError
 from flaxlm.lock import check_space
+from flaxlm.named import path_name
 from flaxlm.plan import Plan, make_plan
-from flaxlm.sharding import AXES, abstract_layout, path_name
+from flaxlm.sharding import AXES, abstract_layout
 
 
 def banner(plan: Plan, loaded, overrides, directory, start: int, batches, held_out) -> str:
@@ -27,10 +28,9 @@ def banner(plan: Plan, loaded, overrides, directory, start: int, batches, held_o
     size, shards = plan.bytes_per_device(), layout.parts("batch")
     devices = layout.mesh.devices
     mesh = " x ".join(f"{axis}={ways}" for axis, ways in layout.sizes.items() if ways > 1) or "1"
-    counts = batches.counts
-    passes = ", ".join(f"{passes:.1f}" for passes in batches.passes(run.steps))
     lines = {
         "experiment": " ".join([loaded.name, *(f"--{path}={value}" for path, value in overrides)]),
+        "file": str(loaded.path),  # the one file of a run that is executed
         "model": f"{type(plan.model).__module__.rpartition('.')[2]}.{type(plan.model).__name__}, "
         f"{plan.parameters:,} parameters, {plan.model.compute}",
         "objective": repr(plan.objective),
@@ -53,15 +53,38 @@ def banner(plan: Plan, loaded, overrides, directory, start: int, batches, held_o
         + (f"frozen {mebibytes(size['frozen'])} + " if size["frozen"] else "")
         + f"optimizer {mebibytes(size['optimizer'])} + batch {mebibytes(size['batch'])}, "
         f"activations on top",
-        "data": f"{sum(count.tokens for count in counts):,} tokens in "
-        f"{sum(count.documents for count in counts):,} "
-        f"documents, {run.steps} steps pass {passes} time(s) over them; {len(held_out)} held-out "
-        f"batch(es)",
+        **_data_lines(run, data, batches, held_out),
         "run": f"{directory}, " + (f"resumed after step {start}" if start else "from the start"),
     }
     if set_flags := flags.summary(jax.default_backend()):
         lines["flags"] = set_flags
     return "\n".join(f"{label:>10}  {text}" for label, text in lines.items())
+
+
+def _data_lines(run, data, batches, held_out) -> dict[str, str]:
+    """What becomes of the corpora: tokens, passes, documents that are cut or empty, shares."""
+
+    def total(name: str) -> int:
+        return sum(getattr(count, name) for count in batches.counts)
+
+    passes = ", ".join(f"{passes:.1f}" for passes in batches.passes(run.steps))
+    lines = {
+        "data": f"{total('tokens'):,} tokens in {total('documents'):,} documents, "
+        f"{run.steps} steps pass {passes} time(s) over them; {len(held_out)} held-out batch(es)",
+        "rows": f"{total('rows'):,} in an epoch; {total('split'):,} documents are longer than a "
+        f"row, {total('empty'):,} are empty, {total('dropped'):,} tokens are left over",
+    }
+    sources = list(zip(data.sources, batches.counts, batches.fractions, strict=True))
+    if len(sources) > 1:
+        lines["mixture"] = ", ".join(f"{share:.2%} {source.uri}" for source, _, share in sources)
+    repeated = [
+        f"{source.uri} makes {count.rows} row(s), so a batch has some of them more than once"
+        for source, count, share in sources
+        if count.rows < data.batch * share
+    ]
+    if repeated:
+        lines["warning"] = "; ".join(repeated)
+    return lines
 
 
 class Programs:
@@ -161,7 +184,8 @@ def parameter_table(plan: Plan) -> str:
     rows = [("parameter", "shape", "dims", "split", "per device")]
     for path, leaf in jax.tree_util.tree_leaves_with_path(plan.state.params):
         axes = plan.axes[path_name(path)]
-        split = ", ".join(str(entry) for entry in plan.layout.spec(axes) if entry) or "-"
+        entries = [entry for entry in plan.layout.spec(axes) if entry]
+        split = ", ".join(x if isinstance(x, str) else " x ".join(x) for x in entries) or "-"
         size = mebibytes(plan.local_bytes(leaf, axes))
         rows.append((path_name(path), str(list(leaf.shape)), " ".join(axes), split, size))
     widths = [max(len(row[column]) for row in rows) for column in range(5)]

@@ -4,7 +4,7 @@ No branch here names a family or an objective: the model maps features to output
 maps outputs to terms, the step weights, averages, differentiates and updates.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -12,11 +12,12 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from flaxlm import sharding
+from flaxlm import named, sharding
 from flaxlm.batch import FEATURES, Batch
+from flaxlm.guard import Health, fresh, joint_norm, judge, norms
 from flaxlm.optim import averaged
 
-Metrics = dict[str, jax.Array]
+Metrics = dict[str, Any]
 
 
 class MissingName(KeyError):
@@ -48,6 +49,7 @@ class State(struct.PyTreeNode):
         memory), rows first; {} for most models.
       frozen: {name: parameters} of models that the objective reads and nobody trains (a teacher).
         Read again at every start, never saved.
+      health: what the step remembers of the steps before, to judge itself.
     """
 
     step: jax.Array
@@ -55,6 +57,7 @@ class State(struct.PyTreeNode):
     opt: Any
     carry: dict[str, jax.Array] = struct.field(default_factory=dict)
     frozen: dict[str, Any] = struct.field(default_factory=dict)
+    health: Health = struct.field(default_factory=fresh)
 
 
 def carried(model, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.ShapeDtypeStruct]:
@@ -79,7 +82,7 @@ def make_init(
 
     def init() -> State:
         params = init_params(model, shapes, seed=seed)
-        params = sharding.unbox(params)
+        params = named.unbox(params)
         carry = {name: jnp.zeros(x.shape, x.dtype) for name, x in carried(model, shapes).items()}
         return State(step=jnp.zeros((), jnp.int32), params=params, opt=tx.init(params), carry=carry)
 
@@ -87,7 +90,7 @@ def make_init(
 
 
 def init_params(model, shapes: Mapping[str, jax.ShapeDtypeStruct], *, seed: int):
-    """The parameter tree with dim names (a tree of `sharding.Named`)."""
+    """The parameter tree with dim names (a tree of `named.Named`)."""
     shapes = {**shapes, **carried(model, shapes)}
     batch = ByName(
         "feature", {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}
@@ -116,7 +119,7 @@ class Applied:
         outputs, sown = found
         leaves = jax.tree_util.tree_leaves_with_path(sown["layers"])
         return ByName(
-            "output", {**outputs, **{sharding.path_name(path): leaf for path, leaf in leaves}}
+            "output", {**outputs, **{named.path_name(path): leaf for path, leaf in leaves}}
         )
 
 
@@ -128,24 +131,36 @@ def make_train_step(
     seed: int,
     accumulate: int = 1,
     frozen: Mapping[str, Any] | None = None,
+    stacked: Collection[str] = (),
+    skip_spike: float = 0.0,
 ) -> Callable[[State, Batch], tuple[State, Metrics]]:
     """`(state, batch) -> (state, metrics)`, to be jitted with the state donated.
 
     Every denominator is a function of the batch alone, so it is counted once over the whole global
     batch; losses with several terms are exact under accumulation and data parallelism. Dropout is
-    keyed by (seed, step, micro-batch). `frozen` are the modules of state.frozen, by name.
+    keyed by (seed, step, micro-batch).
+
+    A step whose loss, gradient or carry is not finite changes nothing but `step` and `health`
+    (`flaxlm.guard`); the random numbers of later steps are those of their own numbers.
+
+    Args:
+      frozen: the modules of state.frozen, by name.
+      stacked: paths of the parameters whose first dim is the layer.
+      skip_spike: of `guard.Divergence`.
+
+    The metrics are scalars, but for "evidence", which says who was it when a step was no good:
+    "verdict" [streak, whether the step is good, deviation of the loss, of the gradient norm];
+    "rows", {term: [B] weighted sum over each row}; "gradients", {path: norm or [layers] norms}.
     """
 
     def loss(params, fixed, batch, rng, counts):
         batch = ByName("feature", batch)
         apply = Applied(model, params, _frozen(frozen, fixed))
         outputs = objective.forward(apply, batch, rng)
-        means = {
-            name: _weighted(term, outputs, batch) / counts[name]
-            for name, term in objective.terms.items()
-        }
+        rows = {name: _weighted(term, outputs, batch) for name, term in objective.terms.items()}
+        means = {name: sums.sum() / counts[name] for name, sums in rows.items()}
         total = sum(objective.terms[name].scale * mean for name, mean in means.items())
-        return total, (means, outputs)
+        return total, (means, rows, outputs)
 
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
@@ -156,36 +171,58 @@ def make_train_step(
 
         def gradient(rows, rng):
             found = jax.value_and_grad(loss, has_aux=True)
-            (total, (means, outputs)), grads = found(state.params, state.frozen, rows, rng, counts)
+            (total, (means, by_row, outputs)), grads = found(
+                state.params, state.frozen, rows, rng, counts
+            )
             carry = {name: jax.lax.stop_gradient(outputs[name]) for name in state.carry}
-            return (total, means, grads), carry
+            return (total, means, grads), (carry, by_row)
 
         batch = {**batch, **state.carry}
         if accumulate == 1:
-            (total, means, grads), carry = gradient(batch, rng)
+            (total, means, grads), (carry, by_row) = gradient(batch, rng)
         else:
 
             def add(sums, micro):
                 index, rows = micro
-                found, carry = gradient(rows, jax.random.fold_in(rng, index))
-                return jax.tree.map(jnp.add, sums, found), carry
+                found, by_row = gradient(rows, jax.random.fold_in(rng, index))
+                return jax.tree.map(jnp.add, sums, found), by_row
 
             micro_batches = {name: _split_rows(accumulate, name, x) for name, x in batch.items()}
             first = {name: x[0] for name, x in micro_batches.items()}
             zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(gradient, first, rng)[0])
-            (total, means, grads), carry = jax.lax.scan(
+            (total, means, grads), (carry, by_row) = jax.lax.scan(
                 add, zeros, (jnp.arange(accumulate), micro_batches)
             )
-            carry = {name: _join_rows(name, x) for name, x in carry.items()}
+            carry = {name: _join_rows(x, FEATURES[name].axes) for name, x in carry.items()}
+            by_row = {name: _join_rows(x, ("batch",)) for name, x in by_row.items()}
+        gradients = norms(grads, stacked)
+        norm = joint_norm(gradients)
+        judged, good, deviations = judge(
+            state.health, total, norm, carry=carry, skip_spike=skip_spike
+        )
         updates, opt = tx.update(grads, state.opt, state.params)
         params = optax.apply_updates(state.params, updates)
+        params, opt, carry = jax.tree.map(
+            lambda new, old: jnp.where(good, new, old),
+            (params, opt, carry),
+            (state.params, state.opt, state.carry),
+        )
         metrics = {
             "loss": total,
             **means,
-            "grad_norm": optax.tree.norm(grads),
+            "grad_norm": norm,
             "tokens": _tokens(batch),
+            "skipped": judged.skipped,
+            "evidence": {
+                "verdict": jnp.stack([judged.streak, good, *deviations]).astype(jnp.float32),
+                "rows": by_row,
+                "gradients": gradients,
+            },
         }
-        return state.replace(step=state.step + 1, params=params, opt=opt, carry=carry), metrics
+        state = state.replace(
+            step=state.step + 1, params=params, opt=opt, carry=carry, health=judged
+        )
+        return state, metrics
 
     return step
 
@@ -204,7 +241,7 @@ def make_eval_step(
             Applied(model, params, _frozen(frozen, state.frozen)), ByName("feature", batch), None
         )
         return {
-            name: (_weighted(term, outputs, batch), batch[term.weights].sum())
+            name: (_weighted(term, outputs, batch).sum(), batch[term.weights].sum())
             for name, term in objective.terms.items()
         }
 
@@ -216,7 +253,9 @@ def _frozen(models: Mapping[str, Any] | None, params: Mapping[str, Any]) -> dict
 
 
 def _weighted(term, outputs, batch: Batch) -> jax.Array:
-    return (term.values(outputs, batch) * batch[term.weights]).sum()
+    """[B] weighted sums over the elements of each row."""
+    values = term.values(outputs, batch) * batch[term.weights]
+    return values.sum(tuple(range(1, values.ndim)))
 
 
 def _split_rows(parts: int, name: str, x: jax.Array) -> jax.Array:
@@ -227,10 +266,10 @@ def _split_rows(parts: int, name: str, x: jax.Array) -> jax.Array:
     return jax.vmap(lambda rows: sharding.constrain(rows, *FEATURES[name].axes))(micro)
 
 
-def _join_rows(name: str, x: jax.Array) -> jax.Array:
-    """The inverse of `_split_rows`."""
+def _join_rows(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
+    """The inverse of `_split_rows`, of an array with these dim names."""
     rows = jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])
-    return sharding.constrain(rows, *FEATURES[name].axes)
+    return sharding.constrain(rows, *axes)
 
 
 def _tokens(batch: Batch) -> jax.Array:
@@ -253,13 +292,20 @@ class Programs(NamedTuple):
     evaluate: Callable[[State, Batch], dict]
 
 
-def jit_programs(plan, *, seed: int, accumulate: int) -> Programs:
+def jit_programs(plan, *, seed: int, accumulate: int, skip_spike: float = 0.0) -> Programs:
     """The programs of a `plan.Plan`, to be called inside `sharding.using(plan.layout)`."""
     state, batch, everywhere = (
         plan.state_shardings(), plan.batch_shardings(), plan.layout.sharding(())
     )  # fmt: skip
     step = make_train_step(
-        plan.model, plan.objective, plan.tx, seed=seed, accumulate=accumulate, frozen=plan.frozen
+        plan.model,
+        plan.objective,
+        plan.tx,
+        seed=seed,
+        accumulate=accumulate,
+        frozen=plan.frozen,
+        stacked=plan.stacked,
+        skip_spike=skip_spike,
     )
     return Programs(
         init=jax.jit(

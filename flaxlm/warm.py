@@ -14,8 +14,8 @@ import numpy as np
 
 from flaxlm.data.vocab_base import Vocab
 from flaxlm.errors import ConfigError, MissingInput, UserError
+from flaxlm.named import path_name
 from flaxlm.plan import Plan
-from flaxlm.sharding import path_name
 from flaxlm.step import State
 from flaxlm.weights import Weights, hash_of, read_weights
 

@@ -13,6 +13,7 @@ and a training run keeps its vocabulary under that name, too.
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,10 +35,10 @@ from flaxlm.data.files import write_whole
 from flaxlm.data.vocab import load_vocab
 from flaxlm.data.vocab_base import Vocab
 from flaxlm.errors import DataError, MissingInput, StorageError, UserError
+from flaxlm.named import path_name
 from flaxlm.overrides import to_json
 from flaxlm.rebuild import rebuild
 from flaxlm.rundir import write_json
-from flaxlm.sharding import path_name
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +112,7 @@ def read_weights(path: str | Path, *, model: nn.Module | None = None) -> Weights
       DataError, ConfigError: what is there does not fit together.
       StorageError: it is damaged.
     """
-    folder = Path(path).expanduser().absolute()
+    folder = Path(os.path.expanduser(path)).absolute()
     if (folder / "experiment.json").is_file():
         return _of_training(folder, model)
     if (folder / MODEL).is_file():
@@ -157,26 +158,38 @@ def _of_folder(folder: Path, model: nn.Module | None) -> Weights:
 
 def _of_conversion(folder: Path, model: nn.Module | None) -> Weights:
     try:
-        facts = manifest.read(folder)
+        facts = manifest.read(folder, "sentinels")
         manifest.verify(folder, facts)
     except manifest.Damaged as damage:
         raise StorageError(f"{folder}: {damage}; convert it again") from None
     if model is None:
         model = rebuild(_json(folder / MODEL), where=str(folder / MODEL))
-    params = unflatten_dict(safetensors.read(folder / PARAMS), sep="/")
+    params = _tree_of(safetensors.read(folder / PARAMS), where=folder / PARAMS)
     vocab = folder / VOCAB
     return Weights(folder, model, params, vocab if vocab.is_file() else None, facts["sentinels"])
 
 
 def _of_training(folder: Path, model: nn.Module | None) -> Weights:
     described = _json(folder / "experiment.json", "model", "data")
+    try:
+        sentinels = described["data"]["vocabulary"]["sentinels"]
+    except (TypeError, KeyError):
+        sentinels = None
+    if type(sentinels) is not int or sentinels < 0:
+        raise DataError(f"{folder / 'experiment.json'}: data.vocabulary.sentinels is no number")
     if model is None:
         model = rebuild(described["model"], where=f"{folder / 'experiment.json'}: model")
     step, found = _newest(folder / "checkpoints")
     params = _restore(folder / "checkpoints" / str(step) / "state", found["tree"])
     vocab = folder / VOCAB if (folder / VOCAB).is_file() else None
-    sentinels = described["data"]["vocabulary"]["sentinels"]
     return Weights(folder, model, params, vocab, sentinels, step)
+
+
+def _tree_of(flat: Mapping[str, np.ndarray], *, where: Path) -> dict:
+    inner = {name[:at] for name in flat for at, letter in enumerate(name) if letter == "/"}
+    if both := sorted(inner & set(flat)):
+        raise DataError(f"{where}: {both[0]!r} is both a parameter and a group of them")
+    return unflatten_dict(dict(flat), sep="/")
 
 
 def _newest(folder: Path) -> tuple[int, dict]:
@@ -187,7 +200,7 @@ def _newest(folder: Path) -> tuple[int, dict]:
     steps = sorted((int(name) for name in names if name.isdecimal()), reverse=True)
     for step in steps:
         try:
-            found = manifest.read(folder / str(step))
+            found = manifest.read(folder / str(step), "tree")
             manifest.verify(folder / str(step), found)
         except manifest.Damaged as damage:
             log.warning("checkpoint %s is damaged: %s; not used", folder / str(step), damage)

@@ -2,6 +2,7 @@
 deprecations as errors.
 """
 
+import functools
 import importlib.util
 import os
 import subprocess
@@ -21,6 +22,8 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 import jax
 import pytest
+
+from tests import reliability
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -84,8 +87,33 @@ def run_for_tpus():
     return run
 
 
+@pytest.fixture
+def fault_row(request):
+    """`fault_row(injected=, happened=, exit_code=, lost="nothing")`: what a test marked
+    `faults(number)` did and saw, a row of docs/reliability.md. May be called several times;
+    `exit_code=None` says that the run goes on.
+    """
+    return functools.partial(reliability.record, request)
+
+
 def pytest_addoption(parser):
     parser.addoption("--update-golden", action="store_true", help="rewrite tests/golden")
+    parser.addoption("--faults-table", help="write the table of faults into this page")
+
+
+def pytest_configure(config):
+    if config.getoption("--faults-table"):
+        config.pluginmanager.register(reliability.Rows(), "faults-table")
+
+
+def pytest_sessionfinish(session, exitstatus):
+    page = session.config.getoption("--faults-table")
+    if page and not hasattr(session.config, "workerinput"):  # xdist: one process has all rows
+        rows = session.config.pluginmanager.get_plugin("faults-table")
+        if exitstatus or rows.missing():
+            text = f"{page} is left as it was: no passing test of the faults {rows.missing()}"
+            pytest.exit(text, returncode=1)
+        reliability.write(Path(page), rows.table())
 
 
 def pytest_collection_modifyitems(items):

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from flaxlm import sharding
+from flaxlm import named
 from flaxlm.convert import table
 
 PARITY = Path(__file__).parent / "parity"
@@ -31,7 +31,7 @@ CASES = load("electra_cases")
 def init(model, batch):
     """(parameters, {path: dim names})."""
     boxed = jax.jit(lambda: model.init(jax.random.key(0), batch, train=False)["params"])()
-    return sharding.unbox(boxed), sharding.axes_of(boxed)
+    return named.unbox(boxed), named.axes_of(boxed)
 
 
 def forward(model, params, batch):
@@ -94,9 +94,9 @@ def parameters(model, vocab: int) -> int:
         name: np.zeros((1, 8), np.int32) for name in ("tokens", "segments", "positions", "types")
     }
     tree = jax.eval_shape(lambda: model.init(jax.random.key(0), batch, train=False)["params"])
-    axes, total = sharding.axes_of(tree), 0
-    for path, leaf in jax.tree_util.tree_leaves_with_path(sharding.unbox(tree)):
-        names = axes[sharding.path_name(path)]
+    axes, total = named.axes_of(tree), 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(named.unbox(tree)):
+        names = axes[named.path_name(path)]
         shape = [vocab if n == "vocab" else d for n, d in zip(names, leaf.shape, strict=True)]
         total += int(np.prod(shape, dtype=np.int64))
     return total

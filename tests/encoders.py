@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from flaxlm import safetensors, sharding
+from flaxlm import named, safetensors
 from flaxlm.convert import table
 from flaxlm.losses import cross_entropy
 from flaxlm.nn.compute import Compute
@@ -54,15 +54,15 @@ def init(model, batch=None):
     """(parameters, their dim names)."""
     batch = make_batch() if batch is None else batch
     boxed = jax.jit(lambda: model.init(jax.random.key(0), batch, train=False)["params"])()
-    return sharding.unbox(boxed), sharding.axes_of(boxed)
+    return named.unbox(boxed), named.axes_of(boxed)
 
 
 def shapes(model) -> dict[str, tuple[int, ...]]:
     """{parameter path: shape}, nothing computed."""
     batch = make_batch()
     tree = jax.eval_shape(lambda: model.init(jax.random.key(0), batch, train=False)["params"])
-    leaves = jax.tree_util.tree_leaves_with_path(sharding.unbox(tree))
-    return {sharding.path_name(path): leaf.shape for path, leaf in leaves}
+    leaves = jax.tree_util.tree_leaves_with_path(named.unbox(tree))
+    return {named.path_name(path): leaf.shape for path, leaf in leaves}
 
 
 def count(model, *, without: tuple[str, ...] = ()) -> int:

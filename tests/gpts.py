@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from flaxlm import sharding
+from flaxlm import named
 
 PARITY = Path(__file__).parent / "parity"
 
@@ -30,7 +30,7 @@ def make_batch(rows=2, length=12, vocab=512, seed=0):
 def init(model, batch):
     """(parameters, their dim names)."""
     boxed = jax.jit(lambda: model.init(jax.random.key(0), batch, train=False)["params"])()
-    return sharding.unbox(boxed), sharding.axes_of(boxed)
+    return named.unbox(boxed), named.axes_of(boxed)
 
 
 def loud(params):

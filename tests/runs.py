@@ -37,9 +37,11 @@ def environment(cache: Path, *, devices: int = 1, **extra: str) -> dict[str, str
     }
 
 
-def start(argv: list[str], cache: Path, **env) -> subprocess.Popen:
+def start(argv: list[str], cache: Path, *, folder: Path = ROOT, **env) -> subprocess.Popen:
+    """The command, started in `folder`."""
     return subprocess.Popen(
         [sys.executable, "-m", "flaxlm.train", *argv],
+        cwd=folder,
         env=environment(cache, **env),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

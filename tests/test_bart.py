@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxlm import sharding
+from flaxlm import named, sharding
 from flaxlm.convert import bart as convert
 from flaxlm.convert.folder import params_of, read_folder, write_folder
 from flaxlm.convert.table import read, write
@@ -266,7 +266,7 @@ def test_sharded_as_declared(trained, capfd):
     layout = sharding.make_layout(sharding.Mesh(data=1, fsdp=2, tensor=4))
     with sharding.using(layout):
         shardings = jax.tree_util.tree_map_with_path(
-            lambda path, _: layout.sharding(axes[sharding.path_name(path)]), params
+            lambda path, _: layout.sharding(axes[named.path_name(path)]), params
         )
         rows = layout.sharding(("batch", "length"))
         step = jax.jit(
@@ -277,7 +277,7 @@ def test_sharded_as_declared(trained, capfd):
         found = step(jax.device_put(params, shardings), batch, targets)
     assert_same(found, expected)
     local = {
-        sharding.path_name(path): leaf.addressable_shards[0].data.shape
+        named.path_name(path): leaf.addressable_shards[0].data.shape
         for path, leaf in jax.tree_util.tree_leaves_with_path(found[1])
     }
     assert local["embed/table"] == (256 // 4, 32 // 2)
@@ -292,7 +292,7 @@ def test_sharded_as_declared(trained, capfd):
 def test_initial_values():
     params, _ = init(bart.Model(bart.Size(2, 64, 256, 4, vocab=512)), make_batch())
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        name = sharding.path_name(path)
+        name = named.path_name(path)
         if name.endswith("scale"):
             assert (np.asarray(leaf) == 1).all(), name
         elif name.endswith("bias"):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxlm import sharding
+from flaxlm import named, sharding
 from flaxlm.convert import bert as convert
 from flaxlm.convert.table import write
 from flaxlm.errors import ConfigError, DataError, MissingInput
@@ -188,7 +188,7 @@ def test_sharded_as_declared(capfd):
     layout = sharding.make_layout(sharding.Mesh(data=1, fsdp=2, tensor=4))
     with sharding.using(layout):
         shardings = jax.tree_util.tree_map_with_path(
-            lambda path, _: layout.sharding(axes[sharding.path_name(path)]), params
+            lambda path, _: layout.sharding(axes[named.path_name(path)]), params
         )
         rows = layout.sharding(("batch", "length"))
         step = jax.jit(
@@ -199,7 +199,7 @@ def test_sharded_as_declared(capfd):
         found = step(jax.device_put(params, shardings), batch)
     encoders.assert_same(found, expected)
     local = {
-        sharding.path_name(path): leaf.addressable_shards[0].data.shape
+        named.path_name(path): leaf.addressable_shards[0].data.shape
         for path, leaf in jax.tree_util.tree_leaves_with_path(found[1])
     }
     assert local["embed/tokens/table"] == (256 // 4, 32 // 2)

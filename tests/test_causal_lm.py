@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from flaxlm import sharding
+from flaxlm import named
 from flaxlm.batch import check_features
 from flaxlm.data.batches import Batches
 from flaxlm.data.random import RowRandom
@@ -97,7 +97,7 @@ def tiny():
     shapes = {
         name: jax.ShapeDtypeStruct((1, 8), np.int32) for name in ("tokens", "segments", "positions")
     }
-    params = jax.jit(lambda: sharding.unbox(init_params(model, shapes, seed=0)))()
+    params = jax.jit(lambda: named.unbox(init_params(model, shapes, seed=0)))()
     return model, jax.tree.map(lambda x: x * 3, params)  # far from uniform predictions
 
 

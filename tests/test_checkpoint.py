@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -23,7 +24,7 @@ import pytest
 from flax import struct
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from flaxlm import manifest
+from flaxlm import digests, manifest
 from flaxlm.checkpoint import Checkpoints
 from flaxlm.errors import ConfigError, MissingInput, RunDirError, StorageError
 
@@ -119,6 +120,73 @@ def test_saves_what_the_state_was_and_keeps_the_newest(tmp_path):
     assert_same(got, wanted[4])
 
 
+def test_keeps_one_for_every_hour_and_the_best(tmp_path, monkeypatch, caplog):
+    now = 1000 * 3600.0
+    clock = SimpleNamespace(time=lambda: now, monotonic=time.monotonic)
+    monkeypatch.setattr("flaxlm.checkpoint.time", clock)
+    mesh = layout()
+    for losses in ([5.0, 1.0, 2.0, None], [3.0, 4.0, 2.5]):  # two starts
+        with Checkpoints(
+            tmp_path, keep=1, hours=1.0, best="min loss", identity=IDENTITY
+        ) as checkpoints:
+            first = max(checkpoints.steps(), default=0) + 1
+            for step, loss in enumerate(losses, start=first):
+                metrics = None if loss is None else {"loss": loss}
+                checkpoints.save(step, make(step, mesh), metrics=metrics)
+                now += 20 * 60
+    assert checkpoints.steps() == [1, 2, 4, 7]  # 1, 4 and 7 begin an hour, 2 is the best
+    assert_same(restore(tmp_path)[0], make(7, mesh))
+    assert not caplog.records
+
+
+def test_files_are_hashed_while_others_are_written(tmp_path, monkeypatch):
+    """Nothing but what the finishing touches make is left to hash when the files are written."""
+    late = []
+    monkeypatch.setattr(
+        manifest,
+        "digests",
+        lambda folder, names: late.extend(names) or digests.digests(folder, names),
+    )
+    with open_at(tmp_path) as checkpoints:
+        checkpoints.save(1, make(1, layout()), wait=True)
+    written = manifest.read(tmp_path / "1")["files"]
+    assert {name for name in written if "ocdbt.process_0" in name}.isdisjoint(late)
+    assert not list(tmp_path.rglob("DIGESTS*"))
+
+
+def test_a_file_that_changes_after_it_was_hashed_fails_the_save(tmp_path, monkeypatch):
+    take = digests.take
+
+    def tamper(folder):
+        found = take(folder)
+        truncate(folder / "ocdbt.process_0" / "manifest.ocdbt")
+        return found
+
+    with open_at(tmp_path) as checkpoints:
+        checkpoints.save(1, make(1, layout()), wait=True)
+        monkeypatch.setattr(digests, "take", tamper)
+        checkpoints.save(2, make(2, layout()))
+        with pytest.raises(StorageError, match=r"was written and is damaged: state/ocdbt.*bytes"):
+            checkpoints.wait()
+        assert checkpoints.steps() == [1]
+        monkeypatch.undo()
+        checkpoints.save(3, make(3, layout()), wait=True)
+
+
+def test_a_failed_save_takes_no_older_step_with_it(tmp_path, full_disk):
+    with open_at(tmp_path, keep=2) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, make(step, layout()), wait=True)
+        full_disk(True)
+        checkpoints.save(3, make(3, layout()))
+        with pytest.raises(StorageError, match="checkpoint 3 could not be saved"):
+            checkpoints.wait()
+        full_disk(False)
+        assert checkpoints.steps() == [1, 2]
+        checkpoints.save(4, make(4, layout()), wait=True)
+        assert checkpoints.steps() == [2, 4]
+
+
 def test_manifest_says_what_the_checkpoint_holds(saved):
     found = manifest.read(saved / "20")
     assert found["step"] == 20
@@ -142,6 +210,7 @@ def truncate(path):
     path.write_bytes(path.read_bytes()[:-1])
 
 
+@pytest.mark.faults(3, 4, 5)
 @pytest.mark.parametrize("damage", [flip, truncate, Path.unlink])
 def test_any_damaged_file_gives_the_step_before(saved, tmp_path, caplog, damage):
     files = sorted(p.relative_to(saved) for p in (saved / "20").rglob("*") if p.is_file())
@@ -222,7 +291,8 @@ def test_another_vocabulary_or_data_is_refused(run):
     assert restore(run)[1] == 20  # nothing was set aside
 
 
-def test_another_state_is_refused_with_a_table(run):
+@pytest.mark.faults(13)
+def test_another_state_is_refused_with_a_table(run, fault_row):
     mesh = layout()
     wanted = abstract(make(0, mesh), mesh)
     other = jax.ShapeDtypeStruct((64, 32), jnp.bfloat16, sharding=place(mesh, np.zeros(1)))
@@ -239,8 +309,15 @@ def test_another_state_is_refused_with_a_table(run):
         ["params/scale", "saved bfloat16[8], now absent"],
     ]
     assert restore(run)[1] == 20
+    fault_row(
+        injected="float32 parameters saved, bfloat16 wanted; others absent or added",
+        happened="nothing is cast: a table of path, saved and wanted dtype and shape, before an "
+        "array is read; the step is not touched",
+        exit_code=error.value.code,
+    )
 
 
+@pytest.mark.faults(9, 10)
 @pytest.mark.parametrize("sizes", [(1, 8), (2, 4), (8, 1), (1, 2), (1, 1)])
 def test_restores_onto_any_mesh(saved, sizes):
     mesh = layout(*sizes)
@@ -264,9 +341,10 @@ def full_disk():
     gc.collect()  # what the failed saves left unfinished, before the interpreter ends
 
 
+@pytest.mark.faults(6)
 # Writes that fail after the first find the event loop of their save closed, and say so unasked.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_full_disk_drops_the_save_and_keeps_the_run(tmp_path, full_disk, caplog):
+def test_full_disk_drops_the_save_and_keeps_the_run(tmp_path, full_disk, caplog, fault_row):
     mesh = layout()
     with open_at(tmp_path) as checkpoints:
         checkpoints.save(1, make(1, mesh), wait=True)
@@ -289,6 +367,11 @@ def test_full_disk_drops_the_save_and_keeps_the_run(tmp_path, full_disk, caplog)
     warnings = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
     assert len(warnings) == 4 and all("\n" not in line for line in warnings)
     assert_same(restore(tmp_path)[0], make(8, mesh))
+    fault_row(
+        injected="RLIMIT_FSIZE in the middle of asynchronous saves",
+        happened="the partial step is removed, older ones are untouched, the next save is tried",
+        exit_code=StorageError.code,
+    )
 
 
 @pytest.mark.parametrize(
@@ -350,7 +433,7 @@ from flaxlm.checkpoint import Checkpoints
 
 directory, seed = sys.argv[1], int(sys.argv[2])
 names = ("experiment", "vocab", "data")
-for wait in random.Random(seed).choices(range(200), k=6):  # milliseconds into the saving
+for wait in random.Random(seed).choices(range(200), k=10):  # milliseconds into the saving
     read, write = os.pipe()
     child = os.fork()  # before any device is touched, so once imported serves all
     if child == 0:
@@ -378,7 +461,8 @@ def child_environment(**extra):
     return {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", **extra}
 
 
-def test_kill_at_random_moments(tmp_path):
+@pytest.mark.faults(1)
+def test_kill_at_random_moments(tmp_path, fault_row):
     seed = random.randrange(1000)
     done = subprocess.run(
         [sys.executable, "-c", KILLED, tmp_path, str(seed)],
@@ -396,6 +480,13 @@ def test_kill_at_random_moments(tmp_path):
     assert step == newest
     assert np.unique(np.asarray(state["w"])).tolist() == [step]
     assert not list(tmp_path.glob("*.orbax-checkpoint-tmp*"))
+    fault_row(
+        injected="kill -9 at ten random moments of saves that follow each other without a pause",
+        happened="the newest complete step verifies each time and has the right values; what was "
+        "left is removed at the next start with a line",
+        exit_code=-signal.SIGKILL,
+        lost="the steps since the last complete save",
+    )
 
 
 TWO = """
@@ -440,6 +531,14 @@ with StopSignal() as stop, RunLock(directory), Checkpoints(
     report["restored"] = checkpoints.restore(like)[1]
     wrong = {"w": jax.ShapeDtypeStruct((64,), jnp.bfloat16, sharding=split)}
     report["dtype"] = refused(lambda: checkpoints.restore(wrong))
+    if process == 1:  # a bit of the file that the other process wrote
+        folder = checkpoints.directory / str(report["restored"]) / "state" / "ocdbt.process_0"
+        path = max(folder.rglob("*"), key=lambda path: path.is_file() and path.stat().st_size)
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+    checkpoints.before(0)  # which waits for both
+    report["fallback"] = checkpoints.restore(like)[1]
 private = f"{directory}/{process}"  # a folder of its own is not shared
 report["shared"] = refused(lambda: Checkpoints(private, keep=1, identity=identity))
 print("REPORT " + json.dumps(report), flush=True)
@@ -447,7 +546,8 @@ jax.distributed.shutdown()
 """
 
 
-def test_two_processes_save_and_one_restores(tmp_path):
+@pytest.mark.faults(4)
+def test_two_processes_save_and_one_restores(tmp_path, fault_row):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -478,10 +578,17 @@ def test_two_processes_save_and_one_restores(tmp_path):
     assert other["stopped"][0] == "SIGINT"
     assert one["lock"] == other["lock"] and one["lock"][0] == 73
     assert one["dtype"] == other["dtype"] and one["dtype"][0] == 78
+    assert one["fallback"] == other["fallback"] == 3 < one["restored"]
+    fault_row(
+        injected="two processes; one bit of the newest step flipped",
+        happened="each process checks a share of the files, both fall back to the same step",
+        exit_code=None,
+        lost="nothing but the time of the steps since that one",
+    )
     for report in (one, other):
         assert report["shared"][0] == 73 and "process 1 of 2" in report["shared"][1]
 
-    step = one["restored"]
+    step = one["fallback"]
     found = manifest.read(tmp_path / "checkpoints" / str(step))
     assert (found["processes"], found["devices"]) == (2, 4)
     like = {"w": jax.ShapeDtypeStruct((64,), jnp.float32, sharding=place(layout(), [0]))}

@@ -23,7 +23,8 @@ from flaxlm.data import prepare as prepare_module
 from flaxlm.data import prepared as prepared_module
 from flaxlm.data.__main__ import main
 from flaxlm.data.chunk import tokenise
-from flaxlm.data.corpus import Corpus, check_files, read_manifest
+from flaxlm.data.corpus import Corpus
+from flaxlm.data.corpus_files import check_files, checksum, read_manifest
 from flaxlm.data.files import cache_folder
 from flaxlm.data.prepare import prepare
 from flaxlm.data.prepared import open_data
@@ -168,7 +169,9 @@ def test_counts_reach_the_manifest(tmp_path, vocab):
     (tmp_path / "a.txt").write_text("one\n\n\x01\x02\n" + "word " * 20_000 + "\nfour")
     manifest = prepare([Source(f"lines:{tmp_path}/a.txt")], vocab, tmp_path / "c", held_out_share=0)
     counts = manifest["sources"][0]["counts"]
-    assert counts == {"read": 5, "empty": 1, "cut": 1, "nul": 0, "documents": 5}
+    assert counts == {
+        "read": 5, "empty": 1, "skipped": 0, "cut": 1, "nul": 0, "replaced": 0, "documents": 5
+    }  # fmt: skip
     assert manifest["without_tokens"] == 1
     assert manifest["splits"]["train"]["documents"] == 4
 
@@ -189,9 +192,9 @@ def test_a_vocabulary_that_does_not_know_the_text_is_reported(tmp_path, capsys):
 @pytest.mark.parametrize(
     "content, share, message",
     [
-        ("\n \n", 0.1, "no document to train on in lines:.*: read 2, empty 2, cut 0, nul 0"),
-        ("", 0.0, "no document to train on"),
-        ("\x01", 0.0, "no document to train on"),
+        ("\n \n", 0.1, r"lines:.*: 0 documents after filtering \(in 2, dropped: empty 2\)"),
+        ("", 0.0, r"0 documents after filtering \(in 0\)"),
+        ("\x01", 0.0, r"\(in 1, dropped: control characters only 1\)"),
         ("one line", 0.1, "one document in .*: none can be held out"),
         ("one\ntwo", 0.999999, "all 2 documents of .* were held out"),
     ],
@@ -421,7 +424,7 @@ def test_damaged_manifests(copied):
     path = copied / "MANIFEST.json"
     manifest = json.loads(path.read_bytes())
     path.write_text(json.dumps(manifest | {"format": 99}))
-    with pytest.raises(DataError, match="format 99, this flaxlm reads 2"):
+    with pytest.raises(DataError, match="format 99, this flaxlm reads 3"):
         Corpus.open(copied)
     for content in ("", "{", "[]", "{}"):
         path.write_text(content)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flaxlm import compile as compiles
-from flaxlm import report, show, train
+from flaxlm import doctor, report, show, train
 from flaxlm.aot import table, topologies
 from flaxlm.aot.fit import place
 from flaxlm.arguments import parse_argv
@@ -62,6 +62,8 @@ def test_commands_of_a_page(page, data_cache, tmp_path, monkeypatch, capsys):
                 assert compiles.main(argv) == 0, said
         elif module == "flaxlm.aot.table":
             parse_argv(argv, table.FLAGS)
+        elif module == "flaxlm.doctor":  # it trains: its command line must be good
+            parse_argv(argv, doctor.FLAGS)
         elif module == "flaxlm.show":
             assert show.main(argv) == 0, said
         elif module == "flaxlm.data":

@@ -15,7 +15,7 @@ import pytest
 
 from flaxlm.arguments import parse_argv
 from flaxlm.data.spec import Data, Source
-from flaxlm.errors import ConfigError, RunDirError
+from flaxlm.errors import ConfigError
 from flaxlm.experiment import Experiment, Run, folder, load, names
 from flaxlm.objectives.base import Objective
 from flaxlm.optim import AdamW, Cosine
@@ -143,6 +143,10 @@ def test_override_replaces_exactly_one_leaf(path, text, value):
         ("run.steps.more", "1", "run.steps is a single value (100), it has no fields"),
         ("model.size.width", "65", "--model.size.width=65: width must be a multiple of depth"),
         ("run.", "1", "has no field ''"),
+        ("run.steps", "²", "expected an integer"),
+        ("model.size.rate", "1e999", "expected a number"),
+        ("data.course", "1", "course follows from other values of data (Data), override those: "),
+        ("data.sources.00.uri", "x", "has no field '00'"),
         ("objective.inner.inner", "x", "expected"),
     ],
 )
@@ -190,6 +194,10 @@ def test_parse_argv():
         (["--run.steps=1", "--run.steps", "2"], "--run.steps is given twice"),
         (["--experiment=a", "--experiment=b"], "--experiment is given twice"),
         (["--dry-run=yes"], "--dry-run is a switch"),
+        (["--run.directory=a\nb"], "argument '--run.directory=a\\nb': '\\n' is no printable text"),
+        (["--run.directory=\udcff"], "'\\udcff' is no printable text in UTF-8"),
+        (["--a.b=" + "x" * 999 + "\0"], "...': '\\x00' is no printable text"),
+        (["--a.b=" + "x" * 2000], "...': 2006 letters, at most 1024 make sense"),
     ],
 )
 def test_parse_argv_refuses(argv, message):
@@ -297,12 +305,17 @@ def test_an_edited_file_is_read_again(shipped):
         ("./shipped", "there is no such .py file"),
         ("no_such_package.trial", "--experiment no_such_package.trial: ModuleNotFoundError"),
         ("experiments.derivd", "did you mean derived?"),
+        ("~nobody_of_that_name/x.py", "there is no such .py file"),
+        ("a" * 300, "File name too long"),
+        ("...", "ImportError: no package specified"),
+        ("derived", "two experiments are called 'derived': write ./derived.py or "),
         ("json.nothing", "there is no such module"),
     ],
 )
 def test_unknown_experiments(shipped, tmp_path, monkeypatch, name, message):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "here.py", "")
+    write(tmp_path / "derived.py", "")
     with pytest.raises(ConfigError) as caught:
         load(name)
     assert message in str(caught.value)
@@ -323,6 +336,13 @@ def test_unknown_experiments(shipped, tmp_path, monkeypatch, name, message):
         ("from flaxlm.experiment import Run\nRun(stpes=1)\n", 2, "unexpected keyword argument"),
         ("import sys\nsys.exit(3)\n", 2, "SystemExit: 3"),
         ("raise ValueError('one\\ntwo')\n", 1, "ValueError: one two"),
+        ("raise type('Own', (BaseException,), {})('no')\n", 1, "Own: no"),
+        (
+            "class E(Exception):\n    def __str__(self):\n        raise self\nraise E\n",
+            4,
+            "E: (no message)",
+        ),
+        ("def f():\n    return f()\nf()\n", 2, "RecursionError: maximum recursion depth"),
         ("x = 1\n", None, "`experiment` is missing; set experiment = Experiment(...)"),
         ("experiment = 3\n", None, "`experiment` is a int"),
     ],
@@ -351,6 +371,7 @@ def test_an_error_in_a_sibling_names_the_siblings_line(shipped, tmp_path):
 
 def test_parts_and_leaves_of_a_wrong_type(shipped, tmp_path):
     start = FILE.format(doc="Wrong.") + "    import dataclasses\n"
+    start += "    from test_experiment_parts import Model, Size\n"
     end = "experiment = dataclasses.replace(experiment, "
     for change_, message in [
         ("run=3)", "experiment.run: got int, expected a Run"),
@@ -363,7 +384,23 @@ def test_parts_and_leaves_of_a_wrong_type(shipped, tmp_path):
             "run=dataclasses.replace(experiment.run, steps=True))",
             "run.steps is True (bool), expected int",
         ),
-        ("data=dataclasses.replace(experiment.data, sources=[1]))", "data.sources is a list"),
+        (
+            "data=dataclasses.replace(experiment.data, sources=[1]))",
+            "data.sources is [1] (list), expected tuple[Source, ...]",
+        ),
+        (
+            "data=dataclasses.replace(experiment.data, sources=(1,)))",
+            "data.sources is (1,) (tuple), expected tuple[Source, ...]",
+        ),
+        (
+            "model=Model(Size(kind='norm')))",
+            "model.size.kind is 'norm' (str), expected Literal['post', 'pre']",
+        ),
+        ("model=Model(Size(rate=float('nan'))))", "model.size.rate is nan (float), expected float"),
+        ("model=Model(Size(pair=(1,))))", "model.size.pair is (1,) (tuple), expected"),
+        ("model=Model(Size(rate=10**400)))", "model.size.rate is 1000"),
+        ("model=Model(Size(limit=10**5000)))", "model.size.limit is (cannot be printed) (int)"),
+        ("model=Model(Size(limit='a\\nb' * 99)))", "model.size.limit is 'a"),
     ]:
         path = write(tmp_path / "wrong.py", start + f"    {end}{change_}\n")
         with pytest.raises(ConfigError) as caught:
@@ -457,7 +494,7 @@ def test_json_is_complete_and_plain():
     assert written["model"]["size"]["widths"] == [1, 2]
     assert written["optimizer"]["schedule"]["class"] == "flaxlm.schedules.Cosine"
     assert [source["uri"] for source in written["data"]["sources"]] == ["a", "b"]
-    assert written["mesh"]["rules"]["embed"] == ["fsdp"]
+    assert written["mesh"]["rules"]["mlp"] == ["tensor"]
     infinite = dataclasses.replace(BASE, objective=Task(rate=float("inf")))
     assert to_json(infinite)["objective"]["rate"] == "inf"
 
@@ -487,13 +524,12 @@ def test_a_run_directory_of_another_experiment_is_refused():
     )
     assert len(check_same_run(old, to_json(free), directory="runs/x")) == 4
     other = change(("run.seed", "1"), ("model.size.rate", "0.3"), ("run.steps", "7"))
-    with pytest.raises(RunDirError) as caught:
+    with pytest.raises(ConfigError) as caught:
         check_same_run(old, to_json(other), directory="runs/x")
-    found = str(caught.value)
-    assert found.startswith(
-        "runs/x holds another experiment: model.size.rate was 0.1, now 0.3, run.seed"
-    )
-    assert "run.steps" not in found
+    first, *table = str(caught.value).splitlines()
+    assert first.startswith("runs/x holds another experiment (2 fields differ); give the old")
+    assert table == ["  model.size.rate  saved 0.1, now 0.3", "  run.seed         saved 0, now 1"]
+    assert "run.steps" not in str(caught.value)
 
 
 # What ships

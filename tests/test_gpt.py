@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxlm import sharding
+from flaxlm import named, sharding
 from flaxlm.convert import gpt1 as convert1
 from flaxlm.convert import gpt2 as convert2
 from flaxlm.convert.table import read, write
@@ -282,7 +282,7 @@ def test_sharded_as_declared(trained, family, capfd):
     layout = sharding.make_layout(sharding.Mesh(data=1, fsdp=2, tensor=4))
     with sharding.using(layout):
         shardings = jax.tree_util.tree_map_with_path(
-            lambda path, _: layout.sharding(axes[sharding.path_name(path)]), params
+            lambda path, _: layout.sharding(axes[named.path_name(path)]), params
         )
         rows = layout.sharding(("batch", "length"))
         step = jax.jit(
@@ -293,7 +293,7 @@ def test_sharded_as_declared(trained, family, capfd):
         found = step(jax.device_put(params, shardings), batch)
     assert_same(found, expected)
     local = {
-        sharding.path_name(path): leaf.addressable_shards[0].data.shape
+        named.path_name(path): leaf.addressable_shards[0].data.shape
         for path, leaf in jax.tree_util.tree_leaves_with_path(found[1])
     }
     assert local["embed/table"] == (256 // 4, 32 // 2)

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from flaxlm import sharding
+from flaxlm import named, sharding
 from flaxlm.plan import make_plan
 from flaxlm.step import jit_programs
 from tests import tiny
@@ -51,7 +51,7 @@ def test_losses_agree_and_parameters_lie_as_declared(name, one_device):
     np.testing.assert_allclose(seen, one_device, atol=2e-5)
     per_device = 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):
-        axes = plan.axes[sharding.path_name(path)]
+        axes = plan.axes[named.path_name(path)]
         parts = [plan.layout.parts(dim) for dim in axes]
         expected = tuple(size // ways for size, ways in zip(leaf.shape, parts, strict=True))
         assert {shard.data.shape for shard in leaf.addressable_shards} == {expected}, path

@@ -19,10 +19,10 @@ from flaxlm.data.spec import Vocabulary
 from flaxlm.data.vocab import train_vocab
 from flaxlm.errors import ConfigError, DataError, MissingInput, StorageError
 from flaxlm.models import t5
+from flaxlm.named import unbox
 from flaxlm.nn.compute import Compute
 from flaxlm.overrides import to_json
 from flaxlm.rebuild import rebuild
-from flaxlm.sharding import unbox
 from flaxlm.weights import read_weights, write_run
 from tests import runs
 

@@ -1,5 +1,6 @@
 """One run per directory, and a directory that can be written."""
 
+import errno
 import json
 import logging
 import os
@@ -42,7 +43,8 @@ def other(tmp_path):
     process.stdout.close()
 
 
-def test_second_start_is_refused_until_the_first_is_dead(tmp_path, other, caplog):
+@pytest.mark.faults(8)
+def test_second_start_is_refused_until_the_first_is_dead(tmp_path, other, caplog, fault_row):
     with pytest.raises(RunDirError, match=f"in use by process {other.pid} on ") as error:
         RunLock(tmp_path).__enter__()
     assert error.value.code == 73
@@ -54,6 +56,12 @@ def test_second_start_is_refused_until_the_first_is_dead(tmp_path, other, caplog
         with pytest.raises(RunDirError, match=f"process {os.getpid()}"):
             RunLock(tmp_path).__enter__()
     assert os.listdir(tmp_path) == []
+    fault_row(
+        injected="the holder of the lock killed with SIGKILL",
+        happened="the next start takes the lock over with a line; one of another machine when its "
+        "heartbeat stays out for 5 minutes, or for the 90 s for which it is watched",
+        exit_code=None,
+    )
 
 
 def write_foreign(path, *, silent, **changes):
@@ -92,6 +100,57 @@ def test_number_of_a_dead_process_used_again(tmp_path):
     write_foreign(path, silent=0, machine=lock._machine(), pid=os.getpid(), born="1")
     with RunLock(tmp_path):
         assert json.loads(path.read_text())["born"] != "1"
+
+
+def test_clock_of_the_file_system_decides(tmp_path, monkeypatch):
+    """A machine whose clock is ahead takes no living lock over."""
+    monkeypatch.setattr(lock, "BEAT", 0.2)
+    path, now = tmp_path / "RUN.lock", time.time
+    write_foreign(path, silent=0)
+    monkeypatch.setattr(lock.time, "time", lambda: now() + 3600)
+    beat = threading.Timer(0.1, os.utime, [path])
+    beat.start()
+    with pytest.raises(RunDirError, match="process 1 on far"):
+        RunLock(tmp_path).__enter__()
+    beat.join()
+
+
+def unsupported(*arguments, **options):
+    raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+
+@pytest.mark.faults(8)
+def test_file_systems_without_links_and_times(tmp_path, monkeypatch, fault_row):
+    """As mounted buckets are: locks are made, put back and renewed all the same."""
+    path = tmp_path / "RUN.lock"
+    write_foreign(path, silent=1000)
+    judged = lock._read(path)
+    write_foreign(path, silent=0, token="faster")
+    os.utime(path, (0, 0))
+    monkeypatch.setattr(os, "link", unsupported)
+    monkeypatch.setattr(os, "utime", unsupported)
+    assert not RunLock(tmp_path)._remove(judged)
+    assert lock._read(path)["token"] == "faster" and os.listdir(tmp_path) == ["RUN.lock"]
+    path.unlink()
+    monkeypatch.setattr(lock, "BEAT", 0.01)
+    with RunLock(tmp_path):
+        before = path.stat().st_mtime_ns
+        wait_until(lambda: path.stat().st_mtime_ns > before)
+        with pytest.raises(RunDirError, match=f"process {os.getpid()}"):
+            RunLock(tmp_path).__enter__()
+    fault_row(
+        injected="a lock where there are no links and times cannot be set, as in a mounted bucket",
+        happened="made only if absent, renewed by writing it again; the second start names the "
+        "holder",
+        exit_code=RunDirError.code,
+    )
+
+
+def test_a_home_of_nobody_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RunDirError, match="there is no such user"):
+        lock.prepare_run_dir("~nobody_of_that_name/run")
+    assert lock.prepare_run_dir("./~mine") == tmp_path / "~mine"
 
 
 def test_half_written_lock_counts_as_held(tmp_path):
@@ -134,10 +193,16 @@ def wait_until(condition, seconds=10):
         time.sleep(0.01)
 
 
-def test_run_directory_is_made_absolute_or_refused(tmp_path, monkeypatch):
+@pytest.mark.faults(7)
+def test_run_directory_is_made_absolute_or_refused(tmp_path, monkeypatch, fault_row):
     monkeypatch.chdir(tmp_path)
     assert prepare_run_dir("runs/x") == tmp_path / "runs" / "x"
     assert os.listdir("runs/x") == []
+    fault_row(
+        injected="run directory missing, and relative",
+        happened="made, with its parents; made absolute",
+        exit_code=None,
+    )
     (tmp_path / "file").write_text("")
     with pytest.raises(RunDirError, match="cannot be written: Not a directory"):
         prepare_run_dir(tmp_path / "file" / "run")

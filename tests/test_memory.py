@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxlm import chunks, losses, optim, sharding, step
+from flaxlm import chunks, losses, named, optim, sharding, step
 from flaxlm.data.spec import Vocabulary
 from flaxlm.errors import ConfigError
 from flaxlm.models import gpt2
@@ -26,7 +26,7 @@ def plan_of(layout, size, *, compute=None, rows=8, length=128):
     blank = Vocabulary(size=size.vocab, kind="bytes", sentinels=0).blank()
     features = trace_features(StreamLM(), length=length, batch=rows, vocab=blank)
     boxed = jax.eval_shape(lambda: step.init_params(model, features, seed=0))
-    axes = sharding.axes_of(boxed)
+    axes = named.axes_of(boxed)
     tx = optim.AdamW(optim.Constant(1e-3)).build(axes, 10)
     state = jax.eval_shape(step.make_init(model, tx, features, seed=0))
     return Plan(model, StreamLM(), layout, {0: features}, state, axes, tx)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxlm import sharding
+from flaxlm import named
 from flaxlm.errors import ConfigError
 from flaxlm.nn import masks
 from flaxlm.nn.compute import Compute
@@ -146,8 +146,8 @@ def test_embedding_tables_are_padded():
     assert [padded(n) for n in (1, 128, 129, 32128)] == [128, 128, 256, 32128]
     module = Embed(130, 8, nn.initializers.normal(1.0), jnp.float32)
     boxed = module.init(jax.random.key(0), np.zeros((1, 2), np.int32))
-    assert sharding.axes_of(boxed) == {"params/table": ("vocab", "embed")}
-    params = sharding.unbox(boxed)
+    assert named.axes_of(boxed) == {"params/table": ("vocab", "embed")}
+    params = named.unbox(boxed)
     table = params["params"]["table"]
     assert table.shape == (256, 8)
     tokens = np.array([[5, 129], [0, 7]], np.int32)

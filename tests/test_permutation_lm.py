@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from flaxlm import sharding, step
+from flaxlm import named, step
 from flaxlm.batch import check_features
 from flaxlm.data.batches import Batches
 from flaxlm.data.random import RowRandom
@@ -303,7 +303,7 @@ def test_a_slots_prediction_hangs_on_what_it_may_see_alone():
         lambda x: 3 * x,
         jax.jit(lambda: model.init(jax.random.key(0), found, train=False)["params"])(),
     )
-    params = sharding.unbox(params)
+    params = named.unbox(params)
     score = jax.jit(lambda p, b: step.Applied(model, p)(b, rng=None)["logits"].logits())
     before = np.asarray(score(params, found))
     used, moves = found["slot_weights"] > 0, np.zeros(2)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxlm import sharding
+from flaxlm import named
 from flaxlm.models import gpt2
 from flaxlm.nn.compute import Compute
 from flaxlm.nn.norm import LayerNorm
@@ -144,7 +144,7 @@ def test_rotated_products_depend_on_the_offset_alone(encoding):
 )
 def test_a_bias_is_shift_invariant(encoding):
     params = encoding.init(jax.random.key(0), 3, 30, 40, method="bias")
-    bias = np.asarray(encoding.apply(sharding.unbox(params), 3, 30, 40, method="bias"))
+    bias = np.asarray(encoding.apply(named.unbox(params), 3, 30, 40, method="bias"))
     assert bias.shape == (1, 3, 30, 40) and bias.dtype == np.float32
     assert np.array_equal(bias[:, :, 1:, 1:], bias[:, :, :-1, :-1])
     assert len(np.unique(bias[0, 0])) > 10

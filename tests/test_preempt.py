@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flaxlm.preempt import StopSignal
+from flaxlm.preempt import Stopped, StopSignal
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -45,6 +45,31 @@ def test_nothing_is_installed_outside_the_main_thread():
     assert found == ["", before]
 
 
+def test_what_waits_is_taken_out():
+    with StopSignal() as stop:
+        with stop.interrupting():
+            pass
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        with pytest.raises(Stopped, match="SIGTERM"), stop.interrupting():
+            threading.Event().wait(30)
+        assert stop.reached(1) == "SIGTERM"
+        with pytest.raises(Stopped), stop.interrupting():
+            raise AssertionError("it had come before")
+        with pytest.raises(Stopped):
+            stop.check()
+
+
+def test_a_checkpoint_that_is_asked_for():
+    with StopSignal() as stop:
+        assert not stop.asked(1)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        end = time.monotonic() + 10
+        while not stop.asked(2):
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        assert not stop.asked(3) and stop.reached(3) == ""
+
+
 BUSY = """
 import hashlib
 from flaxlm.preempt import StopSignal
@@ -55,8 +80,9 @@ with StopSignal() as stop:
 """
 
 
+@pytest.mark.faults(2)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_second_signal_ends_a_busy_process(number):
+def test_a_second_signal_ends_a_busy_process(number, fault_row):
     child = subprocess.Popen(
         [sys.executable, "-c", BUSY],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -70,6 +96,12 @@ def test_a_second_signal_ends_a_busy_process(number):
         assert child.poll() is None
         child.send_signal(number)
         assert child.wait(timeout=10) == 128 + number
+        fault_row(
+            injected=f"{number.name} twice, during a long compilation",
+            happened="the second one ends the process at once",
+            exit_code=128 + number,
+            lost="what came after the last checkpoint",
+        )
     finally:
         child.kill()
         child.wait()

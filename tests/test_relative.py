@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxlm import sharding
+from flaxlm import named
 from flaxlm.models import bert, gpt2
 from flaxlm.nn import relative
 from flaxlm.nn.attention import Attention
@@ -54,7 +54,7 @@ def test_scores_are_the_four_terms():
     module = Attention(heads, head_dim, kernel_init=jax.nn.initializers.normal(0.7), scale=0.6)
     bias = relative.TransformerXL(width).bias(heads, length, length)
     call = dict(mask=Mask(), bias=bias, train=False)
-    params = sharding.unbox(module.init(jax.random.key(0), x, x, **call)["params"])
+    params = named.unbox(module.init(jax.random.key(0), x, x, **call)["params"])
     _, sown = module.apply({"params": params}, x, x, **call, mutable=["layers"])
     found = sown["layers"]["scores"]
 
@@ -91,7 +91,7 @@ def batch_of(length):
 def init(model, batch):
     params = model.init(jax.random.key(0), batch, train=False)["params"]
     # Vectors that begin near zero would hide what they do.
-    return jax.tree.map(lambda x: 4 * x, sharding.unbox(params))
+    return jax.tree.map(lambda x: 4 * x, named.unbox(params))
 
 
 def hidden(model, params, batch):

@@ -13,8 +13,9 @@ import pytest
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from flaxlm.data import english
-from flaxlm.data.sources import LONGEST, Counts, documents, fingerprint
+from flaxlm.data import english, formats
+from flaxlm.data.formats import Counts
+from flaxlm.data.sources import LONGEST, documents, fingerprint
 from flaxlm.data.spec import Source
 from flaxlm.errors import ConfigError, DataError, MissingInput
 
@@ -101,6 +102,21 @@ def test_bytes_that_are_not_utf8_are_named(tmp_path, kind, content, where):
     assert caught.value.code == 65
 
 
+def test_what_fuzzing_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(formats, "_PART", 1)
+    path = put(
+        tmp_path / "a", b"x\r\0\ny"
+    )  # where a part ended decided what a NUL in a line end was
+    assert read(f"text:{path}")[0] == ["x\n\ny"]
+    put(path, b"\xef\xbb\xbf")  # a byte order mark alone was a line
+    with pytest.raises(DataError, match=r"0 documents after filtering \(in 0\)"):
+        read(f"lines:{path}")
+    pq.write_table(pa.table({"text": ["one"], "other": ["two"]}), path)
+    put(path, path.read_bytes().replace(b"other", b"\xffther"))  # was a UnicodeDecodeError
+    with pytest.raises(DataError, match=rf"{path}: not a readable parquet file: .*0xff"):
+        read(f"parquet:{path}")
+
+
 def test_a_character_across_the_parts_of_a_long_line_is_whole(tmp_path):
     text = "x" + "한" * 60_000  # 180 kB in one line, read in parts of 64 KiB
     put(tmp_path / "a.txt", text)
@@ -151,7 +167,7 @@ def test_jsonl_reads_its_field_and_skips_blank_lines(tmp_path):
     "line, message",
     [
         ('{"text": "a"', "2: not JSON: Expecting ',' delimiter at character 14"),
-        ('{"body": "a", "id": 1}', "2: no field 'text'; there are: body, id"),
+        ('{"body": "a", "id": 1}', "2: no field 'text'; there are: 'body', 'id'"),
         ("{}", "2: no field 'text'; there are: none"),
         ('["text"]', "2: a JSON list, not an object with field 'text'"),
         ('{"text": 3}', "2: field 'text' holds int, not text"),
@@ -177,7 +193,7 @@ def test_parquet(tmp_path):
     )
     found, counts = read(f"parquet:{tmp_path}/*.parquet")
     assert found == ["one", "two 한국어"] * 100 + ["x", "y", "x"] and counts.empty == 200
-    with pytest.raises(DataError, match=r"a\.parquet: no column 'body'; there are: text, id"):
+    with pytest.raises(DataError, match=r"a\.parquet: no column 'body'; there are: 'text', 'id'"):
         read(f"parquet:{tmp_path}/a.parquet", field="body")
     with pytest.raises(DataError, match="column 'id' holds int64, not strings"):
         read(f"parquet:{tmp_path}/a.parquet", field="id")

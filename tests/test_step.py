@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxlm import losses, optim, sharding, step
+from flaxlm import losses, named, optim, sharding, step
 from flaxlm.plan import Plan
 
 
@@ -23,12 +23,8 @@ class Embedder(nn.Module):
     @nn.compact
     def __call__(self, batch, *, train):
         init = nn.initializers.normal(0.5)
-        table = self.param(
-            "table", sharding.param(init, "vocab", "embed"), (self.vocab, self.width)
-        )
-        kernel = self.param(
-            "kernel", sharding.param(init, "embed", "vocab"), (self.width, self.vocab)
-        )
+        table = self.param("table", named.param(init, "vocab", "embed"), (self.vocab, self.width))
+        kernel = self.param("kernel", named.param(init, "embed", "vocab"), (self.width, self.vocab))
         hidden = jnp.take(table, batch["tokens"], axis=0)
         hidden = nn.Dropout(0.1, deterministic=not train)(hidden)
         hidden = sharding.constrain(hidden, "batch", "length", "width")
@@ -78,7 +74,7 @@ def train(mesh, *, accumulate=1, steps=5, model=None, optimizer=None):
     optimizer = optimizer or optim.AdamW(optim.Constant(1e-2), decay=0.1, ema=0.9)
     with sharding.using(layout):
         boxed = jax.eval_shape(lambda: step.init_params(model, shapes, seed=0))
-        axes = sharding.axes_of(boxed)
+        axes = named.axes_of(boxed)
         tx = optimizer.build(axes, steps)
         abstract = jax.eval_shape(step.make_init(model, tx, shapes, seed=0))
         plan = Plan(model, TwoTerms(), layout, {0: shapes}, abstract, axes, tx)
@@ -118,7 +114,7 @@ def test_mesh_layouts_agree(name, one_device):
     np.testing.assert_allclose(seen, one_device, atol=2e-5)
     assert seen[-1] < seen[0]
     for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):
-        axes = plan.axes[sharding.path_name(path)]
+        axes = plan.axes[named.path_name(path)]
         assert leaf.sharding.spec == plan.layout.spec(axes), path
 
 
@@ -128,7 +124,7 @@ def test_accumulation_is_exact_for_several_terms():
     """
     model, batch = Embedder(), batch_of()
     shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch.items()}
-    params = sharding.unbox(step.init_params(model, shapes, seed=0))
+    params = named.unbox(step.init_params(model, shapes, seed=0))
     tx = optim.AdamW(optim.Constant(1.0), clip=0.0).build(
         {"table": ("vocab", "embed"), "kernel": ("embed", "vocab")}, 1
     )
@@ -143,8 +139,7 @@ def test_accumulation_is_exact_for_several_terms():
         state = step.State(jnp.zeros((), jnp.int32), params, tx.init(params))
         results.append(jax.jit(update)(state, batch))
     (one, seen_one), (four, seen_four) = results
-    for name in seen_one:
-        np.testing.assert_allclose(seen_one[name], seen_four[name], rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), seen_one, seen_four)
     moments = [state.opt[0][0].mu for state in (one, four)]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-7), *moments)
 

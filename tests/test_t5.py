@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxlm import sharding
+from flaxlm import named, sharding
 from flaxlm.convert import t5 as convert
 from flaxlm.convert import table
 from flaxlm.errors import ConfigError, DataError, MissingInput
@@ -43,7 +43,7 @@ def make_batch(rows=2, length=12, decoder_length=7, vocab=TINY.vocab, seed=0):
 
 def init(model, batch):
     boxed = jax.jit(lambda: model.init(jax.random.key(0), batch, train=False)["params"])()
-    return sharding.unbox(boxed), sharding.axes_of(boxed)
+    return named.unbox(boxed), named.axes_of(boxed)
 
 
 def forward(model, params, batch):
@@ -339,7 +339,7 @@ def test_sharded_as_declared(trained, capfd):
     layout = sharding.make_layout(sharding.Mesh(data=1, fsdp=2, tensor=4))
     with sharding.using(layout):
         shardings = jax.tree_util.tree_map_with_path(
-            lambda path, _: layout.sharding(axes[sharding.path_name(path)]), params
+            lambda path, _: layout.sharding(axes[named.path_name(path)]), params
         )
         rows = layout.sharding(("batch", "length"))
         step = jax.jit(
@@ -350,7 +350,7 @@ def test_sharded_as_declared(trained, capfd):
         found = step(jax.device_put(params, shardings), batch, targets)
     assert_same(found, expected)
     local = {
-        sharding.path_name(path): leaf.addressable_shards[0].data.shape
+        named.path_name(path): leaf.addressable_shards[0].data.shape
         for path, leaf in jax.tree_util.tree_leaves_with_path(found[1])
     }
     assert local["embed/table"] == (256 // 4, 32 // 2)
@@ -413,7 +413,7 @@ def test_initial_values():
 def test_flops_are_those_the_compiler_counts(family):
     model = family(t5.Size(2, 128, 384, 4, head_dim=48, vocab=1024), Compute(scan=False))
     batch = make_batch(rows=4, length=96, decoder_length=64, vocab=1024)
-    params = jax.eval_shape(lambda: sharding.unbox(init(model, batch)[0]))
+    params = jax.eval_shape(lambda: named.unbox(init(model, batch)[0]))
 
     def logits(params):
         return model.apply({"params": params}, batch, train=False)["logits"].logits()

@@ -98,7 +98,7 @@ def test_files_of_fast_tokenizers(tmp_path, vocab):
     if vocab.kind == "sentencepiece":
         model = {"type": "Unigram", "vocab": [["a", 0.0]]}
         (tmp_path / "tokenizer.json").write_text(json.dumps({"model": model}))
-        with pytest.raises(DataError, match=r"tokenizer\.json: the model is Unigram.*\.model"):
+        with pytest.raises(DataError, match=r"tokenizer\.json: the model is 'Unigram'.*\.model"):
             load_vocab(tmp_path)
         (tmp_path / "spiece.model").write_bytes(vocab.model)
     else:
@@ -110,7 +110,7 @@ def test_fast_tokenizers_that_would_give_other_ids_are_refused(tmp_path):
     path = tmp_path / "tokenizer.json"
     facts = json.loads(made("bytes")._tokenizer.to_str())
     path.write_text(json.dumps(facts | {"pre_tokenizer": {"type": "Whitespace"}}))
-    with pytest.raises(DataError, match="pre_tokenizer Whitespace, which flaxlm does not do"):
+    with pytest.raises(DataError, match="pre_tokenizer 'Whitespace', which flaxlm does not do"):
         load_vocab(path)
     facts = json.loads(made("wordpiece")._tokenizer.to_str())
     path.write_text(json.dumps(facts | {"normalizer": {"type": "Lowercase"}}))
@@ -158,6 +158,36 @@ def _merges(content):
     return make
 
 
+def _container(kind, /, **changes):
+    def make(folder):
+        facts = json.loads(made(kind).model) | changes
+        (folder / "vocab.model").write_text(json.dumps(facts))
+        return folder / "vocab.model"
+
+    return make
+
+
+def _fast(kind, /, *where, **changes):
+    def make(folder):
+        facts = json.loads(made(kind)._tokenizer.to_str())
+        part = facts
+        for name in where:
+            part = part[name]
+        part |= changes
+        (folder / "tokenizer.json").write_text(json.dumps(facts))
+        return folder / "tokenizer.json"
+
+    return make
+
+
+def _model(change):
+    def make(folder):
+        (folder / "a.model").write_bytes(change(made("bpe").model))
+        return folder / "a.model"
+
+    return make
+
+
 @pytest.mark.parametrize(
     "make, error, message",
     [
@@ -169,7 +199,7 @@ def _merges(content):
         (_put("vocab.json", b"{}"), DataError, r"vocab\.json is empty"),
         (_put("vocab.json", b'{"a": 0,\n,'), DataError, r"vocab\.json:2: not JSON"),
         (_put("vocab.json", b'{"a": 0, "a": 1}'), DataError, "'a' is there twice"),
-        (_put("vocab.json", b'{"flaxlm": "vocabulary"}'), DataError, "damaged: 'kind'"),
+        (_put("vocab.json", b'{"flaxlm": "vocabulary"}'), DataError, "damaged: 'kind' is missing"),
         (_put("vocab.json", b'{"flaxlm": "vocabulary", "kind": "x"}'), DataError, "not know: 'x'"),
         (_table(lambda t: t.update(new=7)), DataError, "both have the id 7"),
         (_table(lambda t: t.update(new=999)), DataError, r"'new' has the id 999, but 259 pieces"),
@@ -180,6 +210,30 @@ def _merges(content):
         (_merges("a b"), DataError, r"merges\.txt:1: 'ab' is not a piece"),
         (_merges(""), DataError, r"merges\.txt is empty"),
         (lambda f: _byte_files(f).with_name("merges.txt"), DataError, "holds merges: name the"),
+        # Found by fuzzing.
+        (_put("vocab.json", b'{"a": ' + b"9" * 5000 + b"}"), DataError, "not JSON that can"),
+        (_put("vocab.json", b'{"a": ' * 50_000), DataError, "not JSON that can"),
+        (_put("vocab.json", b'{"' + b"a" * 5000 + b'": 7}'), DataError, r"^.{0,200}has the id 7"),
+        (_put("vocab.json", b'{"\\ud800": 0}'), DataError, r"'\\ud800' is no piece"),
+        (_put("vocab.json", b'{"": 0}'), DataError, "'' is no piece"),
+        (_container("wordpiece", pieces="[UNK]"), DataError, "'pieces' is a str, not a list"),
+        (_container("wordpiece", pieces=["[UNK]", 3]), DataError, "3 is no piece"),
+        (_container("wordpiece", lowercase="no"), DataError, "'lowercase' is a str, not a bool"),
+        (_container("bytes", merges=["a"]), DataError, "merge 'a' is not of two pieces"),
+        (_container("bytes", merges=[["a", "b"]]), DataError, "is no piece"),
+        (_container("bytes", prefix_space=None), DataError, "'prefix_space' is a NoneType"),
+        (_container("bytes", kind="endings"), DataError, "of the kind bytes, not endings"),
+        (_container("bytes", kind=["bytes"]), DataError, "'kind' is a list"),
+        (_fast("wordpiece", "model", vocab=[["[UNK]", 0]]), DataError, "damaged"),
+        (_fast("wordpiece", "model", unk_token="[PAD]"), DataError, r"unknown word is not \[UNK\]"),
+        (_fast("wordpiece", "model", unk_token=3), DataError, "damaged: "),
+        (_fast("wordpiece", added_tokens=[{"id": 0}]), DataError, "damaged: "),
+        (_fast("bytes", "model", dropout=0.5), DataError, "dropout is 0.5, which flaxlm does not"),
+        (_fast("bytes", "model", continuing_subword_prefix="##"), DataError, "subword_prefix is"),
+        (_fast("bytes", "model", merges=[["a"]]), DataError, "damaged: "),
+        (_fast("bytes", "pre_tokenizer", add_prefix_space=3), DataError, "damaged: "),
+        (_model(lambda m: m.replace(b"<cls>", b"<cl\xff>")), DataError, "or a damaged one"),
+        (_model(lambda m: m[: len(m) // 2]), DataError, "or a damaged one"),
         (lambda f: f / "none.txt", MissingInput, r"vocabulary .*none\.txt: No such file"),
     ],
 )  # fmt: skip
@@ -194,3 +248,16 @@ def test_missing_merges(tmp_path):
     (tmp_path / "merges.txt").unlink()
     with pytest.raises(MissingInput, match=r"its merges, merges\.txt or vocab\.bpe, are not there"):
         load_vocab(path)
+
+
+def test_a_brace_can_be_the_first_piece(tmp_path):
+    """Found by fuzzing: it was read as JSON."""
+    (tmp_path / "vocab.txt").write_text("{\n[UNK]\na")
+    assert load_vocab(tmp_path / "vocab.txt").encode("{ a").tolist() == [0, 2]
+
+
+def test_a_vocabulary_without_named_pieces_has_no_names_in_a_text(tmp_path):
+    """Found by fuzzing: a pattern of no names is found everywhere."""
+    vocab = load_vocab(_byte_files(tmp_path, end="end"))
+    assert not vocab._ids
+    assert vocab.encode("a b", specials=True).tolist() == vocab.encode("a b").tolist()

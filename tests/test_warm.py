@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from flaxlm import sharding, train
+from flaxlm import named, sharding, train
 from flaxlm.convert.check import random_batch
 from flaxlm.data import english
 from flaxlm.data.spec import Vocabulary
@@ -31,7 +31,7 @@ def random_run(folder, model, *, seed=0, vocab=None):
     """A converted run with parameters of its own."""
     batch = random_batch(model, seed=0)
     init = jax.jit(lambda key: model.init(key, batch, train=False)["params"])
-    params = jax.tree.map(np.asarray, sharding.unbox(init(jax.random.key(seed + 100))))
+    params = jax.tree.map(np.asarray, named.unbox(init(jax.random.key(seed + 100))))
     folder.mkdir()
     write_run(folder, model, params, vocab)
     return params
@@ -77,7 +77,7 @@ def test_a_part_of_another_run_is_taken(planned, source):
         cold = jit_programs(plan, seed=0, accumulate=1).init()
         state = found.begin(cold, plan)
     flat = {
-        sharding.path_name(path): leaf
+        named.path_name(path): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(state.params)
     }
     np.testing.assert_array_equal(flat["embed/table"], params["embed"]["table"])

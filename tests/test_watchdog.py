@@ -61,8 +61,9 @@ with Watchdog(ledger, patience=0.4, directory=Path(sys.argv[1]), process=3,
 """
 
 
+@pytest.mark.faults(20)
 @pytest.mark.parametrize("last", ["0", "60"])
-def test_a_hang_ends_with_stacks_and_71(tmp_path, last):
+def test_a_hang_ends_with_stacks_and_71(tmp_path, last, fault_row):
     source = HANGS.replace("ledger = Ledger()", "import flaxlm.watchdog\n"
                            "flaxlm.watchdog._FAREWELL = 1.0\nledger = Ledger()")  # fmt: skip
     began = time.monotonic()
@@ -80,3 +81,11 @@ def test_a_hang_ends_with_stacks_and_71(tmp_path, last):
     for text in (file.read_text(), done.stderr):
         assert "where_it_hangs" in text and "process 3 on " in text and "during steps" in text
     assert done.stderr.rstrip().endswith(f"its stacks are in {file}")
+    if last == "60":
+        fault_row(
+            injected="the main thread waits for ever, and so does what is done last",
+            happened="the watchdog writes the stacks of all threads and ends the process, ten "
+            "seconds later at most",
+            exit_code=71,
+            lost="the steps since the last save",
+        )

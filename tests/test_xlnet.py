@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from flaxlm import sharding, step
+from flaxlm import named, sharding, step
 from flaxlm.batch import FEATURES
 from flaxlm.convert import table
 from flaxlm.convert import xlnet as converter
@@ -50,7 +50,7 @@ def make_batch(size=TINY, rows=2, length=12, slots=4, seed=0):
 
 def init(model, batch):
     boxed = jax.jit(lambda: model.init(jax.random.key(0), batch, train=False)["params"])()
-    return sharding.unbox(boxed), sharding.axes_of(boxed)
+    return named.unbox(boxed), named.axes_of(boxed)
 
 
 def forward(model, params, batch):
@@ -400,7 +400,7 @@ def test_how_it_is_computed_changes_nothing(trained, compute):
 def test_every_parameter_learns(trained):
     _, _, _, (_, gradient) = trained
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
-        assert np.abs(leaf).max() > 0, sharding.path_name(path)
+        assert np.abs(leaf).max() > 0, named.path_name(path)
 
 
 def test_sharded_as_declared(trained, capfd):
@@ -409,7 +409,7 @@ def test_sharded_as_declared(trained, capfd):
     with sharding.using(layout):
         placed = {k: layout.sharding(FEATURES[k].axes) for k in batch}
         shardings = jax.tree_util.tree_map_with_path(
-            lambda path, _: layout.sharding(axes[sharding.path_name(path)]), params
+            lambda path, _: layout.sharding(axes[named.path_name(path)]), params
         )
         step = jax.jit(
             loss_and_gradient(xlnet.TwoStreamModel(MEMORY), batch["slots"]),

@@ -4,6 +4,7 @@ Every conversion reads back what it wrote, compares all of it and runs both mode
 batch. What is written appears under its name only when that has passed.
 """
 
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -162,7 +163,7 @@ def _compare_tokenizer(folder: Path, vocab, template) -> str:
 
 def _whole(target: str, make: Callable[[Path], None]) -> None:
     """Make a folder under another name and rename it when `make` has passed."""
-    folder = Path(target).expanduser().absolute()
+    folder = Path(os.path.expanduser(target)).absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunDirError(f"{folder} exists and is not empty; choose another, or move it away")
     work = folder.with_name(f"{folder.name}.partial")

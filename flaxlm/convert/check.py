@@ -54,7 +54,7 @@ def random_batch(model: nn.Module, *, seed: int) -> Features:
     made = {}
     for name, shape in features_of(model, length).items():
         declared = FEATURES[name]
-        if declared.ids:
+        if declared.below == "vocab":
             value = rng.integers(0, model.size.vocab, shape)
         elif name.endswith("segments"):
             value = real

@@ -15,6 +15,7 @@ import flax.linen as nn
 
 from flaxlm import convert
 from flaxlm.errors import ConfigError, DataError, MissingInput, UserError
+from flaxlm.overrides import misfits
 
 CONFIG = "config.json"
 
@@ -76,13 +77,19 @@ def model_of(config: Mapping, *, where: str) -> nn.Module:
       DataError: a field is missing or of a wrong type.
     """
     family = family_of_config(config, where=where)
+    named = config.get("architectures")
+    if named is not None and not (named and isinstance(named, list) and isinstance(named[0], str)):
+        raise DataError(f"{where}: architectures is {str(named)[:80]!r}, not a list of names")
     try:
-        return family.model_of(config)
+        model = family.model_of(config)
+        for text in misfits(model, type(model)):
+            raise DataError(text)
+        return model
     except KeyError as error:
         raise DataError(f"{where}: {error.args[0]!r} is missing") from error
     except UserError as error:
         raise type(error)(f"{where}: {str(error).removeprefix(CONFIG + ': ')}") from error
-    except (TypeError, AttributeError) as error:
+    except (TypeError, AttributeError, ArithmeticError) as error:
         raise DataError(f"{where}: a field is of a wrong type ({error})") from error
 
 

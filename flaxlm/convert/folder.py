@@ -12,7 +12,7 @@ from flaxlm.convert import table
 from flaxlm.convert.families import CONFIG, family_of_model, model_of, read_config
 from flaxlm.data.files import write_whole
 from flaxlm.data.vocab_base import Vocab
-from flaxlm.errors import DataError, MissingInput, UserError
+from flaxlm.errors import DataError, MissingInput, Refused, UserError
 
 _PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".h5", ".msgpack")
 
@@ -22,8 +22,8 @@ def read_folder(folder: Path) -> tuple[nn.Module, dict]:
 
     Raises:
       MissingInput: a file or a tensor is missing.
-      DataError: a tensor has another shape than config.json says or no place in the model; or the
-        weights are pickled, saying what to do instead.
+      DataError: a tensor has another shape than config.json says or no place in the model.
+      Refused: the weights are pickled, saying what to do instead.
       ConfigError: the model is of no known family, or has a part that no model of ours has.
     """
     config = read_config(folder)
@@ -83,7 +83,7 @@ def _refuse_pickled(folder: Path, config: Mapping) -> None:
     if not pickled:
         raise MissingInput(f"{folder} has no {safetensors.NAME}")
     names = config.get("architectures") or ["AutoModel"]
-    raise DataError(
+    raise Refused(
         f"{folder / pickled[0]} is not read: such files can run code. Where torch is installed: "
         f"transformers.{names[0]}.from_pretrained({str(folder)!r}).save_pretrained(NEW, "
         f"safe_serialization=True), then convert NEW"

@@ -148,6 +148,11 @@ def read(
       DataError: a tensor has another shape, belongs to no parameter, or is no copy where it should
         be one.
     """
+    for entry in entries:
+        if entry.layers > len(tensors):  # before their names are made: a config.json may say 10^9
+            raise MissingInput(
+                f"{entry.ours} has {entry.layers} layers, there are {len(tensors)} tensors in all"
+            )
     known = {name for entry in entries for name in entry.names()}
     known |= {entry.plus for entry in entries if entry.plus}
     empty = [n for n in tensors if any(re.fullmatch(pattern, n) for pattern in zeros)]

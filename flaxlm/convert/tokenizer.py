@@ -15,6 +15,7 @@ import numpy as np
 from flaxlm.convert.tokenizer_json import tokenizer_json
 from flaxlm.data.files import write_whole
 from flaxlm.data.vocab_base import SPECIAL, Vocab
+from flaxlm.errors import DataError
 
 _CONFIG = "tokenizer_config.json"
 
@@ -105,10 +106,17 @@ def has_vocab(folder: Path) -> bool:
 
 
 def sentinels_of(folder: Path, template: Template) -> int:
-    """The number of sentinels of a folder's tokenizer: what it says, else the family's."""
+    """The number of sentinels of a folder's tokenizer: what it says, else the family's.
+
+    Raises:
+      DataError: its tokenizer_config.json is not JSON.
+    """
     path = folder / _CONFIG
-    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    count = config.get("extra_ids")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not JSON ({error})") from None
+    count = config.get("extra_ids") if isinstance(config, dict) else None
     return count if type(count) is int and 0 <= count < 10_000 else template.sentinels
 
 

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from flaxlm.data.corpus import Corpus, read_manifest
+from flaxlm.data.corpus import Corpus
+from flaxlm.data.corpus_files import read_manifest
 from flaxlm.data.files import write_whole
 from flaxlm.data.prepare import prepare
 from flaxlm.data.prepared import interleaved
+from flaxlm.data.sources import POLICIES
 from flaxlm.data.spec import KINDS, Source, Vocabulary
 from flaxlm.data.vocab import KOREAN, load_vocab, train_vocab
 from flaxlm.errors import ConfigError, command, nearest
@@ -53,6 +55,12 @@ def _parser() -> argparse.ArgumentParser:
         )
         sub.add_argument("--split", default="train", help="split of TFDS sources (train)")
         sub.add_argument("--field", default="text", help="text field of records (text)")
+        sub.add_argument(
+            "--on-decode-error",
+            choices=POLICIES,
+            default="error",
+            help="what becomes of documents that are not UTF-8 (error: stop)",
+        )
 
     sub = add("vocab", _vocab, "train a vocabulary")
     add_sources(sub)
@@ -86,7 +94,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _sources(options) -> list[Source]:
-    return [Source(uri, split=options.split, field=options.field) for uri in options.source]
+    return [
+        Source(
+            uri,
+            split=options.split,
+            field=options.field,
+            on_decode_error=options.on_decode_error,
+        )
+        for uri in options.source
+    ]
 
 
 def _vocab(options) -> None:

@@ -14,11 +14,12 @@ the batch decides, and how many tokens were passed before the step (`flaxlm.data
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
-from flaxlm.batch import Features, check_features
+from flaxlm.batch import Features, check_features, check_range
 from flaxlm.data.order import Mixture, Streams, apportion, mixed, permute
 from flaxlm.data.pack import Counts
 from flaxlm.data.pieces import Documents, MixedRows, PieceRows
@@ -54,6 +55,7 @@ class Batches:
         data: Data,
         seed: int,
         rows: Share = slice(None),
+        tables: Mapping[str, int] | None = None,
     ):
         """
         Args:
@@ -64,6 +66,7 @@ class Batches:
           data: batch, length, packing and phases.
           seed: of order and corruption.
           rows: which rows of the global batch this host makes.
+          tables: see `flaxlm.batch.check_features`.
 
         Raises:
           DataError: if a component does not make one row, or not two where rows need partners.
@@ -71,7 +74,10 @@ class Batches:
         """
         names = [source.uri for source in data.sources]
         weights = [weight for _, weight in components]
-        self._objective, self._vocab, self._seed = objective, vocab, seed
+        self._features = partial(
+            _features, objective=objective, vocab=vocab, seed=seed, tables=tables
+        )
+        self._objective, self._names = objective, names
         self._stages = stages_of(components, names, objective, vocab, data, seed, rows)
         self._mixture = Mixture(weights, seed, names=names)
         self.counts = [windows.counts for windows in self._stages[0].windows]
@@ -106,6 +112,10 @@ class Batches:
     def _stage(self, step: int) -> Stage:
         return next(stage for stage in reversed(self._stages) if stage.phase.start <= step)
 
+    def place_of(self, step: int) -> np.ndarray:
+        """Places in the global batch of the rows that this host makes for `step`."""
+        return self._stage(step).place
+
     def rows_of(self, step: int) -> np.ndarray:
         """Global numbers of the rows that this host makes for `step`."""
         stage = self._stage(step)
@@ -113,6 +123,24 @@ class Batches:
 
     def __getitem__(self, step: int) -> Features:
         """Features of this host's rows of `step`, checked against `flaxlm.batch.FEATURES`."""
+        stage, *places = self._places(step)
+        return self._features(stage.windows, *places)
+
+    def origins(self, step: int) -> list[tuple[str, list[int]]]:
+        """(uri of the source, ids of its documents) of each row that this host makes for `step`."""
+        stage, component, place, shift, _, number = self._places(step)
+        found: list[tuple[str, list[int]]] = [("", [])] * len(number)
+        for c in np.unique(component).tolist():
+            at = np.flatnonzero(component == c)
+            rows = stage.windows[c].rows(place[at], shift[at], index=number[at], pad=0)
+            for row, documents in zip(at.tolist(), rows.documents, strict=True):
+                found[row] = (self._names[c], documents.tolist())
+        return found
+
+    def _places(self, step: int) -> tuple:
+        """(stage, [B] component, place among its windows, shift of them, epoch, number) of the rows
+        that this host makes for `step`.
+        """
         if step < 0:
             raise IndexError(f"step {step} is negative")
         stage, number = self._stage(step), self.rows_of(step)
@@ -123,17 +151,7 @@ class Batches:
             component, shift = self._streams(stage.place, passed=passed)
             place = np.zeros_like(shift)  # the first window of a stream that begins there
             epoch = np.zeros_like(shift)
-        return _features(
-            stage.windows,
-            component,
-            place,
-            shift,
-            epoch,
-            number,
-            self._objective,
-            self._vocab,
-            self._seed,
-        )
+        return stage, component, place, shift, epoch, number
 
     def _sampled(self, stage: Stage, number: np.ndarray) -> tuple[np.ndarray, ...]:
         """(component, place among its windows, shift of them, epoch) of rows in shuffled epochs."""
@@ -148,11 +166,25 @@ class Batches:
     def _advance(self, phase: Phase) -> int:
         return self._objective.advance(phase.length)
 
+    def used(self, steps: int) -> list[float]:
+        """Share of each component in all rows of the first `steps` steps, at least one."""
+        if self._streams is not None:
+            return self.fractions
+        found = np.zeros(len(self.fractions), np.int64)
+        for stage, end in self._until(steps):
+            rows = max(min(end, steps) - stage.phase.start, 0) * stage.phase.batch
+            found += self._mixture.used(stage.samples + rows) - self._mixture.used(stage.samples)
+        return (found / found.sum()).tolist()
+
+    def _until(self, steps: int) -> Iterable[tuple[Stage, int]]:
+        """The phases, each with the step at which the next one begins; `steps` after the last."""
+        ends = [stage.phase.start for stage in self._stages[1:]] + [steps]
+        return zip(self._stages, ends, strict=True)
+
     def passes(self, steps: int) -> list[float]:
         """How many times the first `steps` steps go through each component."""
         found = np.zeros(len(self.fractions))
-        ends = [stage.phase.start for stage in self._stages[1:]] + [steps]
-        for stage, end in zip(self._stages, ends, strict=True):
+        for stage, end in self._until(steps):
             rows = max(min(end, steps) - stage.phase.start, 0) * stage.phase.batch
             if self._streams is None:
                 epoch = [len(windows) for windows in stage.windows]
@@ -181,6 +213,7 @@ class EvalBatches(Sequence):
         data: Data,
         count: int,
         rows: Share = slice(None),
+        tables: Mapping[str, int] | None = None,
     ):
         """At most `count` batches, fewer where the corpora have fewer rows; else as `Batches`.
 
@@ -196,7 +229,10 @@ class EvalBatches(Sequence):
         )
         self._ends = np.cumsum([0, *(len(windows) for windows in self._windows)])[1:]
         self._rows = min(int(self._ends[-1]), count * phase.batch) if components else 0
-        self._objective, self._vocab, self._batch = objective, vocab, phase.batch
+        self._features = partial(
+            _features, objective=objective, vocab=vocab, seed=EVALUATION_SEED, tables=tables
+        )
+        self._batch = phase.batch
         self._place = share_of(rows, phase.batch)
 
     def __len__(self) -> int:
@@ -211,24 +247,15 @@ class EvalBatches(Sequence):
         component = np.searchsorted(self._ends, row, side="right")
         before = np.concatenate([[0], self._ends])[component]
         index = np.where(real, row - before, -1)
-        return _features(
-            self._windows,
-            component,
-            index,
-            np.zeros_like(index),
-            np.zeros_like(index),
-            number,
-            self._objective,
-            self._vocab,
-            EVALUATION_SEED,
-        )
+        none = np.zeros_like(index)
+        return self._features(self._windows, component, index, none, none, number)
 
 
 def _features(
-    windows, component, place, shift, epoch, index, objective, vocab, seed: int
+    windows, component, place, shift, epoch, index, *, objective, vocab, seed: int, tables
 ) -> Features:
     """The features of the rows at these places, each with its partners."""
-    rows = _read(windows, component, place, shift, index, pad=vocab.pad)
+    rows = _read(windows, component, place, shift, index, vocab)
     before = np.cumsum([0, *map(len, windows)])
     rows.window, rows.epoch = before[component] + place, epoch
     partners = []
@@ -237,17 +264,19 @@ def _features(
         for c in np.unique(component).tolist():
             at = component == c
             other[at] = windows[c].others(place[at], seed, 5, number, index[at])
-        partners.append(_read(windows, component, other, shift, index, pad=vocab.pad))
+        partners.append(_read(windows, component, other, shift, index, vocab))
     rows.partners = tuple(partners)
     features = objective.prepare(rows, RowRandom(seed, rows.index), vocab)
-    check_features(features, vocab_size=vocab.size, rows=rows.index)
+    check_features(features, vocab_size=vocab.size, rows=rows.index, tables=tables)
     return features
 
 
-def _read(windows, component, place, shift, index, *, pad: int) -> PieceRows | MixedRows:
+def _read(windows, component, place, shift, index, vocab) -> PieceRows | MixedRows:
     """The rows of a batch, each from its component's windows, in the order of the batch."""
     parts = [(np.flatnonzero(component == c), windows[c]) for c in np.unique(component).tolist()]
-    rows = [(at, w.rows(place[at], shift[at], index=index[at], pad=pad)) for at, w in parts]
+    rows = [(at, w.rows(place[at], shift[at], index=index[at], pad=vocab.pad)) for at, w in parts]
+    for _, part in rows:  # before an objective looks ids up in tables of the vocabulary
+        check_range("tokens", part.tokens, vocab.size, rows=part.index)
     return rows[0][1] if len(rows) == 1 else MixedRows(index, rows)
 
 

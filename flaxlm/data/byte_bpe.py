@@ -15,7 +15,7 @@ from functools import partial
 
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from flaxlm.data.vocab_base import Vocab, container, unambiguous
+from flaxlm.data.vocab_base import Vocab, container, short, unambiguous
 from flaxlm.data.wordpiece import words
 from flaxlm.errors import DataError
 
@@ -79,7 +79,7 @@ class BpeVocab(Vocab):
             for part in (left, right, left + right):
                 if part not in found:
                     raise DataError(
-                        f"{where}: merge {number} ({left} {right}) names {part!r}, which is not "
+                        f"{where}: merge {number} names {short(part)}, which is not "
                         "among the pieces: are both files of one vocabulary?"
                     )
         ends = any(piece.endswith(END) for piece in pieces)

@@ -13,20 +13,21 @@ A record holds one document: token ids (uint16 or uint32, little-endian) and the
 sentences start.
 """
 
-import json
+import os
 import threading
 from pathlib import Path
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
+from google.protobuf.message import DecodeError
 from tensorflow_datasets.proto import tf_example_pb2
 
-from flaxlm.data.files import digest
+from flaxlm.data.corpus_files import check_files, read_manifest
 from flaxlm.errors import ConfigError, DataError, MissingInput
 
-FORMAT = 2
-MANIFEST = "MANIFEST.json"
 SENTENCES = np.dtype("<u4")
+# What a damaged record or shard makes the readers raise.
+_DAMAGE = (RuntimeError, ValueError, OSError, IndexError, DecodeError)
 
 
 def token_dtype(size: int) -> np.dtype:
@@ -41,61 +42,6 @@ def serialize(tokens: np.ndarray, starts: np.ndarray) -> bytes:
     features["sentences"].bytes_list.value.append(starts.astype(SENTENCES).tobytes())
     features["tokens"].bytes_list.value.append(tokens.tobytes())
     return example.SerializeToString(deterministic=True)
-
-
-def read_manifest(folder: Path) -> dict:
-    """The manifest of a corpus folder.
-
-    Raises:
-      MissingInput: no corpus there, or one that was not finished.
-      DataError: the manifest is damaged or of another format.
-    """
-    path = folder / MANIFEST
-    if not path.is_file():
-        partial = folder.with_name(folder.name + ".partial").is_dir()
-        hint = (
-            "its preparation was interrupted: give the same prepare command again"
-            if partial
-            else "no corpus there"
-        )
-        raise MissingInput(f"corpus {folder}: {path.name} is missing; {hint}")
-    try:
-        manifest = json.loads(path.read_bytes())
-        version = manifest["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is damaged; prepare the corpus again") from error
-    if version != FORMAT:
-        raise DataError(
-            f"{path}: format {version}, this flaxlm reads {FORMAT}; delete the folder and prepare "
-            "the corpus again"
-        )
-    return manifest
-
-
-def check_files(folder: Path, manifest: dict, *, hashes: bool) -> None:
-    """Compare every file with the manifest: sizes always, contents if `hashes` (reads everything).
-
-    Raises:
-      DataError: naming the first file that is missing, of another size or changed.
-    """
-    for name, facts in manifest["files"].items():
-        path = folder / name
-        try:
-            size = path.stat().st_size
-        except OSError as error:
-            raise DataError(
-                f"corpus file {path} is missing; copy or prepare the corpus again"
-            ) from error
-        if size != facts["bytes"]:
-            raise DataError(
-                f"corpus file {path} has {size} bytes, the manifest says {facts['bytes']}: "
-                "a broken copy? Copy or prepare the corpus again"
-            )
-        if hashes and (found := digest(path)) != facts["sha256"]:
-            raise DataError(
-                f"corpus file {path} was changed: sha256 {found}, "
-                f"the manifest says {facts['sha256']}"
-            )
 
 
 class Corpus:
@@ -132,7 +78,7 @@ class Corpus:
           ConfigError: no such split.
           DataError: a file is missing, truncated or changed.
         """
-        folder = Path(folder).expanduser().absolute()
+        folder = Path(os.path.expanduser(folder)).absolute()
         manifest = read_manifest(folder)
         if vocab_sha256 is not None and vocab_sha256 != manifest["vocab"]["sha256"]:
             raise MissingInput(
@@ -164,6 +110,11 @@ class Corpus:
         self._shards = [folder / name for name in facts["shards"]]
         records = [manifest["files"][name]["records"] for name in facts["shards"]]
         self._first = np.concatenate([[0], np.cumsum(records, dtype=np.int64)])
+        if self._first[-1] != self.documents:
+            raise DataError(
+                f"corpus {folder}: the shards hold {self._first[-1]} records, the manifest says "
+                f"{self.documents} documents; prepare the corpus again"
+            )
         self._readers: list[ArrayRecordReader | None] = [None] * len(self._shards)
 
     def __reduce__(self):
@@ -190,12 +141,9 @@ class Corpus:
         path = self._shards[shard]
         expected = int(self._first[shard + 1] - self._first[shard])
         try:
-            # Random access: reading ahead would fetch documents that nobody asked for.
-            reader = ArrayRecordReader(
-                str(path), "readahead_buffer_size:0", file_reader_buffer_size=1 << 15
-            )
+            reader = _reader_of(path)
             found = reader.num_records()
-        except (RuntimeError, ValueError, OSError, IndexError) as error:
+        except _DAMAGE as error:
             raise DataError(f"corpus file {path} is damaged: {_first_line(error)}") from error
         if found != expected:  # a damaged footer reads as an empty file without an error
             raise DataError(f"corpus file {path} has {found} records, the manifest says {expected}")
@@ -211,7 +159,7 @@ class Corpus:
           Per document (tokens int32 [t], sentence starts int32 [s]): `starts[0]` is 0.
 
         Raises:
-          DataError: a shard is damaged; names the file.
+          DataError: a shard is damaged; names the file and the record.
         """
         ids = np.asarray(ids, np.int64)
         assert not ids.size or (ids.min() >= 0 and ids.max() < self.documents), (
@@ -222,15 +170,27 @@ class Corpus:
         for shard in np.unique(shards).tolist():
             places = np.flatnonzero(shards == shard)
             reader = self._reader(shard)
+            wanted = (ids[places] - self._first[shard]).tolist()
             try:
-                records = reader.read((ids[places] - self._first[shard]).tolist())
-            except (RuntimeError, ValueError, OSError, IndexError) as error:
-                raise DataError(
-                    f"corpus file {self._shards[shard]} is damaged: {_first_line(error)}"
-                ) from error
-            for place, record in zip(places.tolist(), records, strict=True):
-                found[place] = self._parse(record)
+                for place, record in zip(places.tolist(), reader.read(wanted), strict=True):
+                    found[place] = self._parse(record)
+            except _DAMAGE as error:
+                raise self._damaged(shard, wanted, error) from error
         return found
+
+    def _damaged(self, shard: int, wanted: list[int], error: Exception) -> DataError:
+        """What to raise where one of the records `wanted` of a shard cannot be read."""
+        path = self._shards[shard]
+        for record in wanted:
+            try:  # a reader that met damage reads nothing more
+                self._parse(_reader_of(path).read([record])[0])
+            except _DAMAGE as found:
+                return DataError(
+                    f"corpus file {path}: record {record} (document {self._first[shard] + record} "
+                    f"of {self.split}) is damaged: {_first_line(found)}; copy or prepare the "
+                    "corpus again"
+                )
+        return DataError(f"corpus file {path} is damaged: {_first_line(error)}")
 
     def check(self, ids: np.ndarray) -> None:
         """Read documents and compare them with the indexes.
@@ -253,6 +213,11 @@ class Corpus:
         tokens = np.frombuffer(features["tokens"].bytes_list.value[0], self._dtype)
         starts = np.frombuffer(features["sentences"].bytes_list.value[0], SENTENCES)
         return tokens.astype(np.int32), starts.astype(np.int32)
+
+
+def _reader_of(path: Path) -> ArrayRecordReader:
+    # Random access: reading ahead would fetch documents that nobody asked for.
+    return ArrayRecordReader(str(path), "readahead_buffer_size:0", file_reader_buffer_size=1 << 15)
 
 
 def _index(path: Path, count: int, tokens: int) -> np.ndarray:

@@ -57,7 +57,7 @@ def cache_folder() -> Path:
     folder.
     """
     if own := os.environ.get("FLAXLM_CACHE"):
-        return Path(own).expanduser()
+        return Path(os.path.expanduser(own))
     general = os.environ.get("XDG_CACHE_HOME")
     return (Path(general) if general else Path.home() / ".cache") / "flaxlm"
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from flaxlm.data.chunk import SPLITS, lengths_path, shard_path
-from flaxlm.data.corpus import FORMAT, MANIFEST, SENTENCES, token_dtype
+from flaxlm.data.corpus import SENTENCES, token_dtype
+from flaxlm.data.corpus_files import FORMAT, MANIFEST, checksum
 from flaxlm.data.files import digest, key, write_whole
 from flaxlm.data.vocab import Vocab
 
@@ -78,6 +79,7 @@ def finish(work: Path, vocab: Vocab) -> None:
         "settings": plan["settings"],
         "files": files,
     }
+    manifest["checksum"] = checksum(manifest)
     write_whole(work / MANIFEST, json.dumps(manifest, indent=1).encode())
 
 

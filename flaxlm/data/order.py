@@ -161,6 +161,12 @@ class Mixture:
         """Share of each component as used, exact over every BLOCK samples."""
         return [float(share) for share in self.quota / BLOCK]
 
+    def used(self, samples: int) -> np.ndarray:
+        """[C] how many of the first `samples` samples are of each component."""
+        blocks, rest = divmod(samples, BLOCK)
+        component, _ = self(np.arange(samples - rest, samples))
+        return blocks * self.quota + np.bincount(component, minlength=len(self.quota))
+
     def __call__(self, sample: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """[B] sample numbers -> ([B] component, [B] number within it, each number exactly once)."""
         sample = np.asarray(sample, np.int64)

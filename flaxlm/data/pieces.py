@@ -116,6 +116,12 @@ class PieceRows:
     def __len__(self) -> int:
         return len(self.index)
 
+    @property
+    def documents(self) -> list[np.ndarray]:
+        """Ids of the documents in each row, in order."""
+        row = self._pieces.row
+        return np.split(self._pieces.document, np.searchsorted(row, np.arange(1, len(self.index))))
+
     @functools.cached_property
     def segments(self) -> np.ndarray:
         row = self._pieces.row

@@ -22,10 +22,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from flaxlm.data.chunk import SPLITS, finished_chunk, text_digest, write_chunk
-from flaxlm.data.corpus import FORMAT, MANIFEST, read_manifest
+from flaxlm.data.corpus_files import FORMAT, MANIFEST, read_manifest
 from flaxlm.data.files import alone, write_whole
 from flaxlm.data.finish import count, finish
-from flaxlm.data.sources import Counts, documents, fingerprint
+from flaxlm.data.formats import Counts
+from flaxlm.data.sources import documents, fingerprint
 from flaxlm.data.spec import Source
 from flaxlm.data.vocab import Vocab
 from flaxlm.errors import ConfigError, DataError, RunDirError, StorageError
@@ -65,7 +66,7 @@ def prepare(
     """
     if not 0 <= held_out_share < 1:
         raise ConfigError(f"held-out share {held_out_share}: at least 0 and below 1")
-    out = Path(out).expanduser().absolute()
+    out = Path(os.path.expanduser(out)).absolute()
     work = out.with_name(out.name + ".partial")
     settings = {
         "format": FORMAT,
@@ -73,7 +74,13 @@ def prepare(
         "held_out_share": held_out_share,
         "shard_characters": shard_characters,
         "sources": [
-            {"uri": s.uri, "split": s.split, "field": s.field, "fingerprint": fingerprint(s)}
+            {
+                "uri": s.uri,
+                "split": s.split,
+                "field": s.field,
+                "on_decode_error": s.on_decode_error,
+                "fingerprint": fingerprint(s),
+            }
             for s in sources
         ],
     }
@@ -138,7 +145,12 @@ def _make_chunks(sources, vocab: Vocab, work: Path, settings: dict, workers: int
     kept = sum(count(chunks, split) for split in SPLITS)
     described = ", ".join(s.uri for s in sources)
     if not kept:
-        raise DataError(f"no document to train on in {described}: {'; '.join(map(str, counts))}")
+        vanished = sum(chunk["without_tokens"] for chunk in chunks)
+        read = ", ".join(found.dropped for found in counts)
+        raise DataError(
+            f"{described}: 0 documents after filtering ({read}, dropped: control characters only "
+            f"{vanished:,})"
+        )
     if share and not count(chunks, "validation"):
         if kept == 1:
             raise DataError(

@@ -1,12 +1,14 @@
 """From a `Data` value to what a run reads: vocabulary and corpora, made once, kept in a cache."""
 
+import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flaxlm.data.corpus import FORMAT, Corpus
+from flaxlm.data.corpus import Corpus
+from flaxlm.data.corpus_files import FORMAT, check_once
 from flaxlm.data.files import alone, cache_folder, key, write_whole
 from flaxlm.data.prepare import prepare
 from flaxlm.data.sources import documents, fingerprint
@@ -90,7 +92,7 @@ def cached_corpus(source: Source, vocab: Vocab, held_out_share: float, cache: Pa
     with alone(folder.with_name(folder.name + ".open.lock")):
         if folder.exists():
             try:
-                Corpus.open(folder)
+                check_once(folder, cache)
                 return folder
             except (DataError, MissingInput) as error:
                 _say(f"{error}; making it again")
@@ -135,12 +137,13 @@ def _open(
         # "validation".
         folder = cached_corpus(source, vocab, share, cache)
         split = "validation" if held_out else "train"
+    check_once(folder, cache)
     return Corpus.open(folder, split, vocab_sha256=vocab.sha256)
 
 
 def _folder(source: Source) -> Path | None:
     kind, _, name = source.uri.partition(":")
-    return Path(name).expanduser() if kind == "corpus" else None
+    return Path(os.path.expanduser(name)) if kind == "corpus" else None
 
 
 def _say(line: str) -> None:

@@ -82,10 +82,12 @@ class SentencepieceVocab(Vocab):
             raise DataError(f"{path or 'the vocabulary'} is empty, not a sentencepiece model")
         try:
             self._processor = processor = sentencepiece.SentencePieceProcessor(model_proto=proto)
-        except RuntimeError as error:
-            raise DataError(f"{path or 'the vocabulary'} is not a sentencepiece model") from error
+            pieces = [processor.id_to_piece(n) for n in range(processor.get_piece_size())]
+        except (RuntimeError, UnicodeDecodeError) as error:
+            raise DataError(
+                f"{path or 'the vocabulary'} is not a sentencepiece model, or a damaged one"
+            ) from error
         self._proto = proto
-        pieces = [processor.id_to_piece(n) for n in range(processor.get_piece_size())]
         found = dict(zip(pieces, range(len(pieces)), strict=True))
 
         def find(*names: str) -> int | None:

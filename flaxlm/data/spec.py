@@ -23,12 +23,16 @@ class Source:
       weight: share of the mixture, relative to the other sources' weights.
       split: of a TFDS data set or a prepared corpus.
       field: name of the text column of JSONL, parquet and TFDS sources.
+      on_decode_error: what is not UTF-8 stops the preparation with its place ("error"), becomes
+        U+FFFD ("replace"), or its document is left out ("skip"); the last two are counted. The
+        document of "text:" is the file.
     """
 
     uri: str
     weight: float = 1.0
     split: str = "train"
     field: str = "text"
+    on_decode_error: str = "error"
 
 
 @dataclass(frozen=True)
@@ -61,10 +65,15 @@ class Vocabulary:
         """Ids without text, for tracing a run whose vocabulary is not at hand.
 
         Raises:
-          ConfigError: an unknown kind.
+          ConfigError: an unknown kind, or numbers that no vocabulary has.
         """
         if self.kind not in KINDS:
             raise ConfigError(f"data.vocabulary.kind={self.kind}: {nearest(self.kind, KINDS)}")
+        for name, least, most in (("size", 8, 2**24), ("sentinels", 0, 10_000)):
+            if not least <= getattr(self, name) <= most:
+                raise ConfigError(
+                    f"data.vocabulary.{name}={getattr(self, name)}: must be from {least} to {most}"
+                )
         return BlankVocab(self.size, self.sentinels, kind=self.kind)
 
 

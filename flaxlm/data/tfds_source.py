@@ -1,16 +1,19 @@
 """Texts of TFDS data sets prepared on this machine: no TensorFlow, no network."""
 
+import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from flaxlm.data.files import digest
-from flaxlm.errors import ConfigError, DataError, MissingInput
+from flaxlm.data.formats import Decoder
+from flaxlm.errors import ConfigError, DataError, MissingInput, Refused
 
 _BLOCK = 64  # records per read
 
 
-def texts(name: str, split: str, field: str) -> Iterator[str]:
+def texts(name: str, split: str, field: str, decode: Decoder) -> Iterator[str]:
     """The field `field` of every record of a split, in file order.
 
     Args:
@@ -18,6 +21,7 @@ def texts(name: str, split: str, field: str) -> Iterator[str]:
         dataset_info.json.
       split: a TFDS split, slices such as "train[:10%]" included.
       field: a text feature.
+      decode: what becomes of bytes that are not UTF-8.
 
     Raises:
       MissingInput: not prepared here, or in a format that needs TensorFlow.
@@ -43,16 +47,41 @@ def texts(name: str, split: str, field: str) -> Iterator[str]:
                 raise DataError(
                     f"tfds:{name}: field {field!r} holds {type(value).__name__}, not text"
                 )
-            try:
-                yield value.decode()
-            except UnicodeDecodeError as error:
-                byte = f"byte 0x{value[error.start]:02x} is not UTF-8"
-                raise DataError(f"tfds:{name}:{split}:{at}:{error.start + 1}: {byte}") from None
+            if (text := decode(value, f"tfds:{name}:{split}:{at}")) is not None:
+                yield text
 
 
 def fingerprint(name: str) -> str:
     """Hash of the data set's own description: version, splits, record counts, bytes."""
     return digest(Path(os.fspath(_builder(name).data_dir)) / "dataset_info.json")
+
+
+def _check_features(path: Path) -> None:
+    """Refuse a data set whose description names code: TFDS imports the modules of the classes that
+    a features.json names, and the current folder is among the places it imports from.
+
+    Raises:
+      Refused: naming the class.
+      DataError: it is not JSON.
+    """
+
+    def check(found: dict) -> dict:
+        for key in ("pythonClassName", "python_class_name", "type"):
+            kind = found[key] if key in found else None
+            if (
+                isinstance(kind, str)
+                and "." in kind
+                and not kind.startswith("tensorflow_datasets.")
+            ):
+                raise Refused(f"{path}: {kind!r} is not of TFDS itself, its module is not imported")
+        return found
+
+    try:
+        json.loads(path.read_bytes(), object_hook=check)
+    except Refused:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not JSON ({error})") from None
 
 
 def _builder(name: str):
@@ -65,9 +94,14 @@ def _builder(name: str):
         "or give text:, jsonl: or parquet: files instead"
     )
     root = os.environ.get("TFDS_DATA_DIR")
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))
+    is_folder = (folder / "dataset_info.json").exists()
+    place = Path(os.path.expanduser(root or "~/tensorflow_datasets")) / re.split("[/:]", name)[0]
+    if is_folder or name[:1].isalnum():  # any other is no name to TFDS
+        for path in (folder if is_folder else place).glob("**/features.json"):
+            _check_features(path)
     try:
-        if (folder / "dataset_info.json").exists():
+        if is_folder:
             builder = tfds.builder_from_directory(folder)
         else:
             # Looks at what is on disk: no data set's code is imported, nothing is downloaded.

@@ -36,5 +36,5 @@ def load_vocab(path: str | os.PathLike, *, sentinels: int = 100, lowercase: bool
         file is named.
       ConfigError: `lowercase` contradicts the file.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     return read_vocab(path, sentinels=sentinels, lowercase=lowercase)

@@ -222,7 +222,14 @@ class Vocab(ABC):
 
     @cached_property
     def _names(self) -> re.Pattern:
-        return re.compile("|".join(map(re.escape, sorted(self._ids, key=len, reverse=True))))
+        names = "|".join(map(re.escape, sorted(self._ids, key=len, reverse=True)))
+        return re.compile(names or "(?!)")  # without names nothing, not everything
+
+
+def short(value) -> str:
+    """What a file brings, as a message can show it: on one line, of bounded length."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def container(**facts) -> bytes:
@@ -247,8 +254,9 @@ def unambiguous(pieces: list[str], path: str) -> dict[str, int]:
     found: dict[str, int] = {}
     for at, piece in enumerate(pieces):
         if found.setdefault(piece, at) != at:
+            first = found[piece]
             raise DataError(
-                f"{path or 'the vocabulary'}: {piece!r} is piece {found[piece]} and piece {at} "
-                f"(lines {found[piece] + 1} and {at + 1} of a vocab.txt); every piece has one id"
+                f"{path or 'the vocabulary'}: {short(piece)} is piece {first} and piece {at} "
+                f"(lines {first + 1} and {at + 1} of a vocab.txt); every piece has one id"
             )
     return found

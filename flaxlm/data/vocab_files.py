@@ -6,13 +6,14 @@ folders that hold any of them. What a tokenizer.json asks for and we would do ot
 """
 
 import base64
-import binascii
 import json
 from pathlib import Path
 
-from flaxlm.data.byte_bpe import BpeVocab
+from tokenizers import Tokenizer
+
+from flaxlm.data.byte_bpe import END, BpeVocab
 from flaxlm.data.sentencepiece_vocab import RULES, SentencepieceVocab
-from flaxlm.data.vocab_base import Vocab
+from flaxlm.data.vocab_base import Vocab, short
 from flaxlm.data.wordpiece import LONGEST, WordPieceVocab
 from flaxlm.errors import ConfigError, DataError, MissingInput
 
@@ -32,12 +33,12 @@ def read_vocab(path: Path, *, sentinels: int, lowercase: bool) -> Vocab:
     except OSError as error:
         raise MissingInput(f"vocabulary {path}: {error.strerror}") from error
     name = path.name
-    if content.lstrip()[:1] == b"{":
+    if content.lstrip()[:1] == b"{" and path.suffix != ".txt":  # whose first piece may be a brace
         facts = _json(content, path)
         if facts.get("flaxlm") == "vocabulary":
             vocab = _of_container(facts, sentinels, str(path))
         elif isinstance(facts.get("model"), dict):
-            vocab = _of_fast_file(facts, path)
+            vocab = _of_fast_file(content, facts, path)
         else:
             vocab = _of_table(facts, path)
         return _agreed(vocab, lowercase)
@@ -77,7 +78,7 @@ def _json(content: bytes, path: Path) -> dict:
         if len(table) < len(pairs):
             names = [name for name, _ in pairs]
             twice = next(name for n, name in enumerate(names) if name in names[:n])
-            raise DataError(f"{path}: {twice!r} is there twice")
+            raise DataError(f"{path}: {short(twice)} is there twice")
         return table
 
     try:
@@ -86,6 +87,10 @@ def _json(content: bytes, path: Path) -> dict:
         raise DataError(f"{path}:{error.lineno}: not JSON: {error.msg}") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: byte {error.start} is not UTF-8") from error
+    except (ValueError, RecursionError) as error:  # an integer of thousands of digits, deep nesting
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path}: not JSON that can be read: {error}") from error
     if not isinstance(facts, dict):
         raise DataError(f"{path} is no vocabulary: JSON, but not a table")
     return facts
@@ -108,20 +113,57 @@ def _lines(content: bytes, path: Path) -> list[str]:
 
 
 def _of_container(facts: dict, sentinels: int, path: str) -> Vocab:
-    try:
-        kind = facts["kind"]
-        if kind == "wordpiece":
-            return WordPieceVocab(facts["pieces"], lowercase=facts["lowercase"], path=path)
-        if kind in ("bytes", "endings"):
-            merges = [tuple(pair.split(" ")) for pair in facts["merges"]]
-            settings = {} if kind == "endings" else {"prefix_space": facts["prefix_space"]}
-            return BpeVocab(facts["pieces"], merges, path=path, **settings)
-        if kind == "sentencepiece" and facts["rule"] in RULES:
-            proto = base64.b64decode(facts["proto"], validate=True)
-            return SentencepieceVocab(proto, sentinels=sentinels, path=path, rule=facts["rule"])
-    except (KeyError, TypeError, AttributeError, binascii.Error) as error:
-        raise DataError(f"{path} is damaged: {error}") from error
-    raise DataError(f"{path} is of a kind that this version does not know: {kind!r}")
+    def get(name: str, form: type):
+        return _get(facts, name, form, path)
+
+    kind = get("kind", str)
+    if kind == "wordpiece":
+        pieces, lowercase = _strings(get("pieces", list), path), get("lowercase", bool)
+        return WordPieceVocab(pieces, lowercase=lowercase, path=path)
+    if kind in ("bytes", "endings"):
+        pieces, merges = (_strings(get(name, list), path) for name in ("pieces", "merges"))
+        settings = {} if kind == "endings" else {"prefix_space": get("prefix_space", bool)}
+        vocab = BpeVocab(pieces, [_pair(merge, path) for merge in merges], path=path, **settings)
+        if vocab.kind == kind:
+            return vocab
+        raise DataError(f"{path} is damaged: its pieces are of the kind {vocab.kind}, not {kind}")
+    if kind == "sentencepiece" and get("rule", str) in RULES:
+        try:
+            proto = base64.b64decode(get("proto", str), validate=True)
+        except ValueError as error:
+            raise DataError(f"{path} is damaged: 'proto' is not base64") from error
+        return SentencepieceVocab(proto, sentinels=sentinels, path=path, rule=facts["rule"])
+    raise DataError(f"{path} is of a kind that this version does not know: {short(kind)}")
+
+
+def _get(facts: dict, name: str, form: type, path):
+    """facts[name], which has to be there and of that type."""
+    if name not in facts:
+        raise DataError(f"{path} is damaged: {name!r} is missing")
+    if not isinstance(facts[name], form):
+        kind = type(facts[name]).__name__
+        raise DataError(f"{path} is damaged: {name!r} is a {kind}, not a {form.__name__}")
+    return facts[name]
+
+
+def _strings(values: list, path) -> list[str]:
+    for value in values:
+        if not isinstance(value, str) or not value or not _is_text(value):
+            raise DataError(f"{path} is damaged: {short(value)} is no piece")
+    return values
+
+
+def _is_text(piece: str) -> bool:
+    """Whether there are no halves of characters, which JSON can spell."""
+    return not any("\ud800" <= character <= "\udfff" for character in piece)
+
+
+def _pair(merge, path) -> tuple[str, str]:
+    """A merge, which is written "left right" or ["left", "right"]."""
+    parts = merge.split(" ") if isinstance(merge, str) else merge
+    if not isinstance(parts, list) or len(parts) != 2 or not all(_strings(parts, path)):
+        raise DataError(f"{path} is damaged: the merge {short(merge)} is not of two pieces")
+    return parts[0], parts[1]
 
 
 def _of_table(table: dict, path: Path) -> Vocab:
@@ -144,7 +186,7 @@ def _of_table(table: dict, path: Path) -> Vocab:
             raise DataError(f"{beside}:{number}: a merge is two pieces with a space between them")
         for part in (*pair, "".join(pair)):
             if part not in table:
-                raise DataError(f"{beside}:{number}: {part!r} is not a piece of {path.name}")
+                raise DataError(f"{beside}:{number}: {short(part)} is not a piece of {path.name}")
         merges.append(pair)
     return BpeVocab(pieces, merges, path=str(path))
 
@@ -153,37 +195,49 @@ def _by_id(table: dict, path: Path) -> list[str]:
     """The pieces of {piece: id}, whose ids are 0, 1, 2, ..."""
     if not table:
         raise DataError(f"{path} is empty: no piece")
+    _strings(list(table), path)
     pieces: list[str | None] = [None] * len(table)
     for piece, at in table.items():
         if not isinstance(at, int) or isinstance(at, bool) or not 0 <= at < len(table):
             raise DataError(
-                f"{path}: {piece!r} has the id {at!r}, but {len(table)} pieces have the ids "
+                f"{path}: {short(piece)} has the id {short(at)}, but {len(table)} pieces have ids "
                 f"0 to {len(table) - 1}"
             )
         if pieces[at] is not None:
-            raise DataError(f"{path}: {pieces[at]!r} and {piece!r} both have the id {at}")
+            both = f"{short(pieces[at])} and {short(piece)}"
+            raise DataError(f"{path}: {both} both have the id {at}")
         pieces[at] = piece
     return pieces
 
 
-def _of_fast_file(facts: dict, path: Path) -> Vocab:
+def _of_fast_file(content: bytes, facts: dict, path: Path) -> Vocab:
     """A tokenizer.json. Special symbols are known by their names, not by its post-processor."""
 
     def refuse(what: str, instead: str) -> DataError:
         return DataError(f"{path}: {what}, which flaxlm does not do; {instead}")
 
     def part(name: str) -> dict:
-        return facts.get(name) or {}
+        return facts[name] if facts.get(name) else {}
 
-    model, kind = facts["model"], facts["model"].get("type")
+    model = facts["model"]
+    kind = model["type"] if "type" in model else "not named"
     if kind not in ("WordPiece", "BPE"):
-        raise refuse(f"the model is {kind}", "name the sentencepiece .model that it was made of")
-    table = dict(model["vocab"])
-    for added in facts.get("added_tokens") or []:
+        raise refuse(f"the model is {short(kind)}", "name the sentencepiece .model it was made of")
+    for name in ("dropout", "continuing_subword_prefix", "ignore_merges", "byte_fallback"):
+        if kind == "BPE" and model.get(name):
+            raise refuse(f"{name} is {short(model[name])}", "there is no substitute")
+    try:  # whoever the file is made for knows best whether it is whole
+        Tokenizer.from_str(content.decode())
+    except BaseException as error:  # the package has no class of its own, and panics too
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise DataError(f"{path} is damaged: {str(error).splitlines()[0][:200]}") from error
+    table = dict(_get(model, "vocab", dict, path))
+    for added in facts["added_tokens"] if facts.get("added_tokens") else []:
         table.setdefault(added["content"], added["id"])
     pieces = _by_id(table, path)
     normalizer, cutter = part("normalizer"), part("pre_tokenizer")
-    words_alone = cutter.get("type") == "BertPreTokenizer"
+    cut = cutter["type"] if cutter else None
     if normalizer:
         lowercase = normalizer.get("lowercase")
         as_ours = {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True}
@@ -192,20 +246,25 @@ def _of_fast_file(facts: dict, path: Path) -> Vocab:
             raise refuse(
                 f"the normalizer is {json.dumps(normalizer)[:80]}", "there is no substitute"
             )
+    words_alone = normalizer and cut == "BertPreTokenizer"
     if kind == "WordPiece":
-        longest, mark = model.get("max_input_chars_per_word"), model["continuing_subword_prefix"]
-        if not (normalizer and words_alone and mark == "##" and longest == LONGEST):
+        longest, mark = (
+            model.get(name) for name in ("max_input_chars_per_word", "continuing_subword_prefix")
+        )
+        if not (words_alone and (mark, longest) == ("##", LONGEST)):
             raise refuse(
-                f"pre_tokenizer {cutter.get('type')}, prefix {mark!r}, {longest} characters a word",
+                f"pre_tokenizer {short(cut)}, prefix {short(mark)}, longest word {short(longest)}",
                 f"known: BertPreTokenizer, '##', {LONGEST}",
             )
+        if model.get("unk_token") != "[UNK]":
+            raise refuse("the unknown word is not [UNK]", "there is no substitute")
         return WordPieceVocab(pieces, lowercase=lowercase, path=str(path))
-    merges = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in model["merges"]]
-    if model.get("end_of_word_suffix"):
-        if not (normalizer and lowercase and words_alone):
+    merges = [_pair(merge, path) for merge in _get(model, "merges", list, path)]
+    if suffix := model.get("end_of_word_suffix"):
+        if not (words_alone and lowercase and suffix == END):
             raise refuse("words are cut in another way", "name its vocab.json, merges beside it")
         return BpeVocab(pieces, merges, path=str(path))
-    plain = cutter.get("type") == "ByteLevel" and cutter.get("use_regex", True) is True
-    if normalizer or not plain or model.get("ignore_merges") or model.get("byte_fallback"):
-        raise refuse(f"pre_tokenizer {cutter.get('type')}", "known: ByteLevel as in vocab.json")
-    return BpeVocab(pieces, merges, path=str(path), prefix_space=cutter["add_prefix_space"])
+    if normalizer or cut != "ByteLevel" or cutter.get("use_regex") is False:
+        raise refuse(f"pre_tokenizer {short(cut)}", "known: ByteLevel as in vocab.json")
+    space = _get(cutter, "add_prefix_space", bool, path)
+    return BpeVocab(pieces, merges, path=str(path), prefix_space=space)

@@ -30,6 +30,7 @@ WHOLE_BYTES = 512 * 2**20
 # ... of at most this size.
 CHUNK_BYTES = 64 * 2**20
 
+_ROWS_ADDED = 1024  # most rows of a batch that are added one by one
 _MASKED = -1e30  # finite: a row without any visible key becomes uniform instead of NaN
 
 Drop = Callable[[jax.Array], jax.Array]
@@ -149,7 +150,9 @@ def _add_bias_backward(_, d_BHQS: jax.Array):
     def summed(d_BHQS):
         return d_BHQS.sum(axis=0, keepdims=True)
 
-    whole = axis_size("batch") == 1  # slices of a batch that is split over devices would move it
+    # Slices of a batch that is split over devices would move it; very many of them would make the
+    # program itself the cost.
+    whole = axis_size("batch") == 1 and len(d_BHQS) <= _ROWS_ADDED
     if not whole:
         return d_BHQS, summed(d_BHQS)
     return d_BHQS, jax.lax.platform_dependent(d_BHQS, cpu=rows_added, default=summed)

@@ -5,6 +5,7 @@ tokens          in [new york city] he met [paris] hilton 's [sister]
 """
 
 import functools
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,7 +120,7 @@ def _names(path: str, vocab) -> dict[int, np.ndarray]:
     space.
     """
     try:
-        lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
+        lines = Path(os.path.expanduser(path)).read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise MissingInput(f"objective.units.path={path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

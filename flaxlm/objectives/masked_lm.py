@@ -142,7 +142,7 @@ class MaskedLM(Objective):
         draws = rng.bits(2 * self.slots)
         fate, other = draws[:, : self.slots][used], draws[:, self.slots :][used].astype(np.uint64)
         most = vocab.pieces - self.random_from
-        if self.random and most < 1:
+        if most < 1:
             raise ConfigError(
                 f"objective.random_from={self.random_from}: there are only {vocab.pieces} pieces"
             )

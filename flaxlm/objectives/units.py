@@ -9,6 +9,7 @@ would exceed the number is skipped, as in the published code of BERT and ALBERT.
 """
 
 import functools
+import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -249,7 +250,7 @@ def _rarity(path: str, power: float, vocab) -> np.ndarray:
     if not hasattr(vocab, "encode"):  # ids without text, when a run is traced
         return np.ones(vocab.size, np.float32)
     try:
-        counts = np.loadtxt(Path(path).expanduser(), dtype=np.float64, ndmin=1)
+        counts = np.loadtxt(Path(os.path.expanduser(path)), dtype=np.float64, ndmin=1)
     except OSError as error:
         raise MissingInput(f"objective.units.path={path}: {error.strerror or error}") from error
     except ValueError as error:
