@@ -55,8 +55,11 @@ def metrics(directory: Path, kind: str = "train") -> list[dict]:
 
 
 def parameters(directory: Path, step: int) -> list[np.ndarray]:
-    """The arrays of a checkpoint, in the order of their paths."""
-    with ocp.StandardCheckpointer() as checkpointer:
-        state = checkpointer.restore(directory / "checkpoints" / str(step) / "state")
+    """The arrays of a checkpoint, in the order of their paths; on whatever devices it was made."""
+    path = directory / "checkpoints" / str(step) / "state"
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        tree = checkpointer.metadata(path).item_metadata.tree
+        kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        state = checkpointer.restore(path, args=ocp.args.PyTreeRestore(restore_args=kinds))
     leaves = jax.tree_util.tree_leaves_with_path(state)
     return [np.asarray(leaf) for _, leaf in sorted(leaves, key=lambda pair: str(pair[0]))]

@@ -24,7 +24,7 @@ from flaxlm.data import prepared as prepared_module
 from flaxlm.data.__main__ import main
 from flaxlm.data.chunk import tokenise
 from flaxlm.data.corpus import Corpus
-from flaxlm.data.corpus_files import check_files, checksum, read_manifest
+from flaxlm.data.corpus_files import check_files, read_manifest
 from flaxlm.data.files import cache_folder
 from flaxlm.data.prepare import prepare
 from flaxlm.data.prepared import open_data

@@ -15,6 +15,15 @@ from flaxlm.preempt import Stopped, StopSignal
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@pytest.fixture
+def interrupts():
+    """SIGINT interrupts, though a shell that starts pytest in the background has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interrupts")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_one_signal_is_answered_at_the_boundary(number):
     before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
