@@ -1,6 +1,6 @@
 """The table of faults in docs/reliability.md, written from a run of the tests that inject them.
 
-    pytest -m faults --faults-table docs/reliability.md
+    pytest -m faults --faults-table=docs/reliability.md
 
 A test of a fault carries `@pytest.mark.faults(number)` and says with the fixture `fault_row` what
 it did and what it saw. Only what passed is written.
@@ -36,7 +36,7 @@ FAULTS = {
     23: "mistyped override",
     24: "hostile checkpoint, archive or configuration",
 }
-BEGIN = "<!-- faults: written by `pytest -m faults --faults-table docs/reliability.md` -->"
+BEGIN = "<!-- faults: written by `pytest -m faults --faults-table=docs/reliability.md` -->"
 END = "<!-- faults end -->"
 _HEAD = "| | fault | how injected | what happens | exit code | what is lost |\n" + "|---" * 6 + "|"
 
