@@ -100,7 +100,7 @@ def run_killed(
             with Started(start) as started:
                 reaches = target is None or _reaches(started, directory, target)
                 if reaches:
-                    time.sleep(pause)
+                    _sleep(pause, directory, steps if target is not None else reached(directory))
                     struck = moments.choice([started.processes, *([x] for x in started.processes)])
                     for process in struck:
                         process.send_signal(signal.SIGKILL)
@@ -157,6 +157,15 @@ def _reaches(started: Started, directory: Path, step: int) -> bool:
         assert time.monotonic() < deadline, f"step {step} was never reached"
         time.sleep(0.01)
     return True
+
+
+def _sleep(seconds: float, directory: Path, step: int) -> None:
+    """Sleep, but no longer than until a step after `step` is written: this start may be faster than
+    the one it was measured by.
+    """
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and reached(directory) <= step:
+        time.sleep(0.01)
 
 
 def _asks_again(codes: Sequence[int]) -> bool:

@@ -304,6 +304,11 @@ def one_draw(readout, key):
     return jnp.argmax(logits + noise[None], axis=-1).astype(jnp.int32)
 
 
+@pytest.mark.xfail(
+    jax.__version_info__ < (0, 12),
+    reason="open: jax 0.10 differs here, see the issue",
+    strict=False,
+)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(("name", "number"), EVERY)
 def test_the_same_step(name, number, way, monkeypatch):
