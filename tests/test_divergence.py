@@ -236,11 +236,6 @@ def gone_back(text_file, data_cache, tmp_path_factory):
     return directory, said
 
 
-@pytest.mark.xfail(
-    jax.__version_info__ < (0, 12),
-    reason="open: jax 0.10 differs here, see the issue",
-    strict=False,
-)
 @pytest.mark.faults(14)
 @pytest.mark.slow
 def test_a_run_goes_back_and_is_the_one_without_the_data(
@@ -277,11 +272,6 @@ def assert_same_run(one, other):
     assert all(a.tobytes() == b.tobytes() for a, b in pairs)
 
 
-@pytest.mark.xfail(
-    jax.__version_info__ < (0, 12),
-    reason="open: jax 0.10 differs here, see the issue",
-    strict=False,
-)
 def test_the_diagnostics_name_rows_and_layers(gone_back):
     directory, _ = gone_back
     files = sorted(path.name for path in (directory / "diagnostics").iterdir())

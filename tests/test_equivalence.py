@@ -59,6 +59,15 @@ XLNET = xlnet.Size(2, 32, 48, 4, head_dim=8, vocab=500, memory=16, reuse=16)
 ELECTRA = electra.Size(2, 32, 48, 4, 16, 16, 24, 4, vocab=500, length=48)
 
 
+# With the gated GELU of v1.1: rounding may carry a value over the kink of a ReLU, and did.
+class LanguageModel(t5.LanguageModel):
+    mlp = staticmethod(t5.gated_gelu)
+
+
+class PrefixLanguageModel(t5.PrefixLanguageModel):
+    mlp = staticmethod(t5.gated_gelu)
+
+
 class Pieces(lines.Pieces):
     """Those of tests.lines, the last twenty of them sentinels."""
 
@@ -93,7 +102,7 @@ def masked(**parts):
 
 CASES = {
     "causal": Case(gpt3.Model(gpt3.Size(**GPT, band=6)), CausalLM(), same=(StreamLM(),)),
-    "causal, T5": Case(t5.LanguageModel(T5), CausalLM(z_loss=1e-2)),
+    "causal, T5": Case(LanguageModel(T5), CausalLM(z_loss=1e-2)),
     "masked": Case(
         bert.MaskedLanguageModel(bert.Size(**BERT)),
         masked(),
@@ -122,7 +131,7 @@ CASES = {
     "denoising": Case(bart.Model(bart.Size(2, 32, 48, 4, vocab=500, positions=48)), Denoising()),
     "span corruption": Case(t5.Model(T5), SpanCorruption(z_loss=1e-2), length=48),
     "prefix": Case(t5.Model(T5), PrefixLM()),
-    "prefix, one stack": Case(t5.PrefixLanguageModel(T5), OneStackPrefixLM()),
+    "prefix, one stack": Case(PrefixLanguageModel(T5), OneStackPrefixLM()),
     "distillation": Case(
         distilbert.Model(distilbert.Size(**BERT)),
         Distillation(masked=masked()),
@@ -304,11 +313,6 @@ def one_draw(readout, key):
     return jnp.argmax(logits + noise[None], axis=-1).astype(jnp.int32)
 
 
-@pytest.mark.xfail(
-    jax.__version_info__ < (0, 12),
-    reason="open: jax 0.10 differs here, see the issue",
-    strict=False,
-)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(("name", "number"), EVERY)
 def test_the_same_step(name, number, way, monkeypatch):

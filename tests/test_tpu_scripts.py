@@ -149,7 +149,7 @@ def test_run_survives_two_preemptions(cloud):
         workers=2,
         preempt=[f"test $(cat ../runs/first/step) -ge {steps}" for steps in (3, 60)],
         states=[["WAITING_FOR_RESOURCES", "PROVISIONING"], ["PROVISIONING"]],
-        train=[{"steps": 110}] * 3,
+        train=[{"holds": 3}, {"holds": 60}, {"steps": 110}],
     )
     (cloud.runs / "first").mkdir()
     (cloud.runs / "first" / "step").write_text("0")
@@ -226,7 +226,7 @@ def test_slices_know_each_other(cloud):
 @pytest.mark.slow
 def test_the_real_training_survives_a_preemption(cloud, text_file, data_cache):
     """flaxlm itself on the one worker: taken away after a checkpoint, it goes on from there."""
-    cloud.scenario(preempt=["test -e ../runs/first/checkpoints/200/MANIFEST.json"])
+    cloud.scenario(preempt=["ls ../runs/first/checkpoints/*00/MANIFEST.json"])
     cloud.configure(LOCK_SECONDS=1, MAX_FAILURES=9)
     keys = ("JAX_PLATFORMS", "XLA_FLAGS", "FLAXLM_CACHE")
     made = runs.environment(data_cache)

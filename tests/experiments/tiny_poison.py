@@ -37,7 +37,7 @@ class Poisoned(SpanCorruption):
             if self.how == "loss":
                 return jnp.where(bad, jnp.nan, values)
             if self.how == "activation":
-                return jnp.log(jnp.exp(values + jnp.where(bad, 200.0, 0.0)))
+                return jnp.where(bad, jnp.exp(values + jnp.where(bad, 200.0, 0.0)), values)
             if self.how == "gradient":  # the slope of a root at 0
                 return values + jnp.where(bad, jnp.sqrt(jnp.where(bad, 0 * values, 1.0)), 0.0)
             return jnp.where(bad, 30 * values, values)

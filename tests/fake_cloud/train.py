@@ -1,10 +1,12 @@
 """A stand-in for `python -m flaxlm.train`: counts steps into its run directory, saves on SIGTERM.
 
 What each start does is read from $FAKE_CLOUD/scenario.json: "train" lists, per start of a worker,
-{"exit": code} or {"steps": n}; without an entry it counts to 12.
+{"exit": code} or {"steps": n} or {"holds": n}, which counts to n and then waits until it is ended;
+without an entry it counts to 12.
 """
 
 import json
+import math
 import os
 import signal
 import sys
@@ -43,11 +45,11 @@ if "exit" in todo:
     if todo["exit"] == 134:
         os.abort()
     sys.exit(todo["exit"])
-while step < todo.get("steps", 12):
+while "holds" in todo or step < todo.get("steps", 12):
     time.sleep(0.05)
     if stop:
         sys.exit(75)
-    if first:
+    if first and step < todo.get("holds", math.inf):
         step += 1
         draft = counter.with_suffix(".new")
         draft.write_text(str(step))
