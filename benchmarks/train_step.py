@@ -17,6 +17,7 @@ which is what flaxlm does.
 
 import argparse
 import statistics
+import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -42,12 +43,13 @@ WITH_SLOTS = ("torch eager, slots", "torch compiled, slots")
 ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
-def compare(title, shape, names, *, rounds, steps, profile):
+def compare(title, shape, names, *, rounds, steps, profile, python):
     """Lets the contenders take turns and prints their table."""
     contenders = {}
     for name in names:
         found = turns.missing(name)
-        contender = None if found else turns.Contender(name, shape, ENVIRONMENT)
+        runs = python if turns.is_ours(name) else sys.executable
+        contender = None if found else turns.Contender(name, shape, ENVIRONMENT, runs)
         if contender is None or contender.ready is None:
             why = f"{found} not installed" if found else "it did not start, see above"
             print(f"{name}: left out, {why}", flush=True)
@@ -140,6 +142,9 @@ def main():
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--profile", action="store_true")
+    parser.add_argument(
+        "--python", default=sys.executable, help="runs flaxlm: of another environment, another jax"
+    )
     options = parser.parse_args()
     for title in options.shapes:
         names = CONTENDERS + (WITH_SLOTS if SHAPES[title]["slots"] else ())
@@ -150,6 +155,7 @@ def main():
             rounds=options.rounds,
             steps=options.steps,
             profile=options.profile,
+            python=options.python,
         )
 
 

@@ -45,6 +45,21 @@ class Slice(NamedTuple):
         top = jax.lax.pmax(top, self.axes) if self.axes else top
         return jnp.log(self.total(jnp.exp(self.logits - top[..., None]))) + top
 
+    def pick(self, ids: jax.Array) -> jax.Array:
+        """[B, L]: the logits of `ids` [B, L]."""
+
+        def summed(logits, ids):  # a device has at most one of them among its own
+            return jnp.where(self.entries.reshape(1, 1, -1) == ids[..., None], logits, 0.0).sum(-1)
+
+        def gathered(logits, ids):
+            places = ids - self.entries[0]
+            found = jnp.take_along_axis(logits, places[..., None], axis=-1, mode="clip")[..., 0]
+            return jnp.where((places >= 0) & (places < self.entries.size), found, 0.0)
+
+        # XLA's CPU compiler writes all of what is summed to memory; others fuse the two.
+        picked = jax.lax.platform_dependent(self.logits, ids, cpu=gathered, default=summed)
+        return _sum(picked, self.axes)
+
     def hits(self, ids: jax.Array) -> jax.Array:
         """[B, L, V] booleans: which entry is the one of `ids` [B, L]."""
         return self.entries.reshape(1, 1, -1) == ids[..., None]
@@ -172,13 +187,15 @@ class _Work:
 
     def _backward(self, operands, others, saved, kept, cotangents):
         kernels, hiddens = self._kernels(operands), tuple(hidden for hidden, _, _ in operands)
-        bias = operands[0][2]
+        first, bias = self.readouts[0], operands[0][2]
 
         def part(sums, chunk):
             hiddens, others, saved, cotangents = chunk
             slices = self._slices(hiddens, kernels, operands, kept)
             d_logits = self.score.backward(slices, saved, cotangents, *others)
-            d_hidden, d_kernel = gradients(hiddens[0], kernels[0], d_logits, dtype=jnp.float32)
+            d_hidden, d_kernel = gradients(
+                hiddens[0], kernels[0], d_logits, dtype=jnp.float32, transposed=first.transposed
+            )
             d_bias = None if bias is None else d_logits.sum(axis=(0, 1))
             return jax.tree.map(jnp.add, sums, (d_kernel, d_bias)), d_hidden
 
@@ -194,35 +211,39 @@ class _Work:
             d_hidden = join(d_hidden)
         axes = self.token_axes
         if self.scatter:
-            d_kernel = jax.lax.psum_scatter(d_kernel, self.embed_axes, tiled=True)
+            d_kernel = jax.lax.psum_scatter(
+                d_kernel, self.embed_axes, scatter_dimension=int(first.transposed), tiled=True
+            )
             axes = tuple(axis for axis in axes if axis not in self.embed_axes)
         d_kernel = _sum(d_kernel, axes)
         if bias is not None:
             d_bias = _sum(d_bias, self.token_axes).astype(bias.dtype)
-        d_kernel = d_kernel.T if self.readouts[0].transposed else d_kernel
         return _sum(d_hidden, self.vocab_axes), d_kernel.astype(operands[0][1].dtype), d_bias
 
     def _kernels(self, operands):
-        """[D, V] of every readout: all of D, in the compute type."""
+        """The kernels of all readouts as they are, with all of D, in the compute type."""
         kernels = []
         for readout, (hidden, kernel, _) in zip(self.readouts, operands, strict=True):
             kernel = kernel.astype(hidden.dtype)
-            kernel = kernel.T if readout.transposed else kernel
             if self.embed_axes:
-                kernel = jax.lax.all_gather(kernel, self.embed_axes, tiled=True)
+                embed = int(readout.transposed)
+                kernel = jax.lax.all_gather(kernel, self.embed_axes, axis=embed, tiled=True)
             kernels.append(kernel)
         return kernels
 
     def _slices(self, hiddens, kernels, operands, kept=()):
         slices = []
         for place, (readout, kernel) in enumerate(zip(self.readouts, kernels, strict=True)):
-            entries = jnp.arange(kernel.shape[1], dtype=jnp.int32)
+            vocab = kernel.shape[0 if readout.transposed else 1]
+            entries = jnp.arange(vocab, dtype=jnp.int32)
             if self.vocab_axes:
                 entries += jax.lax.axis_index(self.vocab_axes) * len(entries)
             if kept:
                 logits = kept[place]
             else:
-                logits = matmul(hiddens[place], kernel, dtype=jnp.float32)
+                logits = matmul(
+                    hiddens[place], kernel, dtype=jnp.float32, transposed=readout.transposed
+                )
                 logits = finished(readout, logits, operands[place][2], entries)
             slices.append(Slice(logits, entries, self.vocab_axes))
         return slices

@@ -48,8 +48,7 @@ class Readout(struct.PyTreeNode):
     def logits(self, hidden: jax.Array | None = None) -> jax.Array:
         """[..., V] fp32 logits of `hidden` [..., D] (default: all positions)."""
         hidden = self.hidden if hidden is None else hidden
-        kernel = self.kernel.T if self.transposed else self.kernel
-        logits = matmul(hidden, kernel, dtype=jnp.float32)
+        logits = matmul(hidden, self.kernel, dtype=jnp.float32, transposed=self.transposed)
         return finished(self, logits, self.bias, jnp.arange(self.width))
 
     def take(self, positions: jax.Array) -> "Readout":
@@ -132,9 +131,7 @@ class _CrossEntropy(Score):
     def forward(self, slices, targets):
         (found,) = slices
         log_z = found.log_normalizer()
-        # Of a device's own entries at most one is the target, so picking is a sum.
-        picked = found.total(jnp.where(found.hits(targets), found.logits, 0.0))
-        return (log_z - picked, log_z), log_z
+        return (log_z - found.pick(targets), log_z), log_z
 
     def backward(self, slices, log_z, cotangents, targets):
         # d nll / d logits = softmax - onehot; d log_z / d logits = softmax.

@@ -4,6 +4,7 @@ A machine whose speed drifts is equally unkind to all who take turns, and none o
 process, an allocator or a thread pool with another.
 """
 
+import importlib
 import importlib.util
 import json
 import os
@@ -43,10 +44,9 @@ def serve(name: str, shape: dict) -> None:
     def say(**words):
         print(json.dumps(words), file=out, flush=True)
 
-    if is_ours(name):
-        from . import ours as side
-    else:
-        from . import torchs as side
+    side = "ours" if is_ours(name) else "torchs"
+    side += "_writing" if "new" in shape else ""  # new tokens: a step generates them
+    side = importlib.import_module(f"{__package__}.{side}")
     start = time.perf_counter()
     step = side.Step(shape, **CONTENDERS[name])
     loss = step.run(2)
@@ -75,7 +75,7 @@ class Contender:
     it ended instead; its own words are then on stderr.
     """
 
-    def __init__(self, name: str, shape: dict, environment: dict[str, str]):
+    def __init__(self, name: str, shape: dict, environment: dict[str, str], python=sys.executable):
         code = (
             "import json, sys; from steps import turns; "
             "turns.serve(sys.argv[1], json.loads(sys.argv[2]))"
@@ -83,7 +83,7 @@ class Contender:
         here = str(Path(__file__).resolve().parent.parent)
         paths = [here, *filter(None, [os.environ.get("PYTHONPATH")])]
         self._process = subprocess.Popen(
-            [sys.executable, "-c", code, name, json.dumps(shape)],
+            [python, "-c", code, name, json.dumps(shape)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -80,56 +81,78 @@ class Linear(nn.Module):
 
 def matmul(
     x: jax.Array,
-    kernel_IO: jax.Array,
+    kernel: jax.Array,
     *,
     dtype=None,
     inputs: int = 1,
+    transposed: bool = False,
     kept: str | None = "matmul",
 ) -> jax.Array:
     """[..., O]: `x` [..., I] times the kernel, in x's type or in `dtype` (accumulated in it). I may
-    be several dims, their number is `inputs`, and O too. Policies of `nn.compute` that keep `kept`
-    keep the result; None: the caller names what it makes of it.
+    be several dims, their number is `inputs`, and O too.
+
+    Args:
+      transposed: the kernel is [O, I], as the table of embeddings is, and stays so.
+      kept: policies of `nn.compute` that keep this name keep the result; None: the caller names
+        what it makes of it.
     """
-    product = _product(x, kernel_IO.astype(x.dtype), jnp.dtype(dtype or x.dtype), inputs)
+    sides = _Sides(inputs, transposed)
+    product = _product(x, kernel.astype(x.dtype), jnp.dtype(dtype or x.dtype), sides)
     # Rematerialisation does not look into a custom_vjp: a policy knows its result by this name.
     return product if kept is None else checkpoint_name(product, kept)
 
 
 def gradients(
-    x: jax.Array, kernel_IO: jax.Array, d_out: jax.Array, *, dtype=None
+    x: jax.Array, kernel: jax.Array, d_out: jax.Array, *, dtype=None, transposed: bool = False
 ) -> tuple[jax.Array, jax.Array]:
     """The cotangents of `x` [..., I] and the kernel when `d_out` [..., O] is that of their product.
 
     Args:
       dtype: of the kernel's; None: as x.
+      transposed: as in `matmul`, of the kernel and of its cotangent.
     """
     x, d_out = _made(x, d_out.astype(x.dtype))
-    inputs = (x.ndim + kernel_IO.ndim - d_out.ndim) // 2
-    rows = range(x.ndim - inputs)
-    outs = range(len(rows), d_out.ndim), range(inputs, kernel_IO.ndim)
+    sides = _Sides((x.ndim + kernel.ndim - d_out.ndim) // 2, transposed)
+    rows = range(x.ndim - sides.inputs)
+    outs = range(len(rows), d_out.ndim), sides.outs_of(kernel)
+    operands = (d_out, x) if transposed else (x, d_out)
     d_kernel = jax.lax.platform_dependent(
-        x,
-        d_out,
-        cpu=partial(_kernel_gradient_on_cpu, inputs=inputs, dtype=dtype),
-        default=lambda x, d_out: _contract(x, d_out, rows, rows, dtype),
+        *operands,
+        cpu=partial(_kernel_gradient_on_cpu, rows=len(rows), dtype=dtype),
+        default=lambda first, second: _contract(first, second, rows, rows, dtype),
     )
-    return _contract(d_out, kernel_IO, *outs), d_kernel
+    return _contract(d_out, kernel, *outs), d_kernel
 
 
-def _kernel_gradient_on_cpu(x, d_out, *, inputs, dtype):
+class _Sides(NamedTuple):
+    """Which dims of a kernel are I and which are O."""
+
+    inputs: int
+    transposed: bool
+
+    def ins_of(self, kernel):
+        start = kernel.ndim - self.inputs if self.transposed else 0
+        return range(start, start + self.inputs)
+
+    def outs_of(self, kernel):
+        ins = self.ins_of(kernel)
+        return [dim for dim in range(kernel.ndim) if dim not in ins]
+
+
+def _kernel_gradient_on_cpu(first, second, *, rows, dtype):
     """As on other platforms, with the narrower operand on the left: the product wants that one
     transposed, which XLA's CPU compiler does element by element, fused with what made it.
     """
     # The CPU runtime has no product of bf16 arrays in fp32 whose result is wanted transposed.
-    wide = jnp.promote_types(dtype or x.dtype, x.dtype)
-    x, d_out = x.astype(wide), d_out.astype(wide)
-    rows = range(x.ndim - inputs)
-    if x.size <= d_out.size:
-        return _contract(x, d_out, rows, rows, dtype)
+    wide = jnp.promote_types(dtype or first.dtype, first.dtype)
+    first, second = first.astype(wide), second.astype(wide)
+    dims = range(rows)
+    if first.size <= second.size:
+        return _contract(first, second, dims, dims, dtype)
     # The barrier: else the transpose that follows would turn the operands around again.
-    d_OI = jax.lax.optimization_barrier(_contract(d_out, x, rows, rows, dtype))
-    outputs = d_out.ndim - len(rows)
-    return jnp.transpose(d_OI, (*range(outputs, d_OI.ndim), *range(outputs)))
+    turned = jax.lax.optimization_barrier(_contract(second, first, dims, dims, dtype))
+    seconds = second.ndim - rows
+    return jnp.transpose(turned, (*range(seconds, turned.ndim), *range(seconds)))
 
 
 def _contract(x, y, x_dims, y_dims, dtype=None):
@@ -147,17 +170,17 @@ def _made(*operands):
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _product(x, kernel_IO, dtype, inputs):
-    ins = range(x.ndim - inputs, x.ndim), range(inputs)
-    return _contract(*_made(x, kernel_IO), *ins, dtype)
+def _product(x, kernel, dtype, sides):
+    ins = range(x.ndim - sides.inputs, x.ndim), sides.ins_of(kernel)
+    return _contract(*_made(x, kernel), *ins, dtype)
 
 
-def _forward(x, kernel_IO, dtype, inputs):
-    return _product(x, kernel_IO, dtype, inputs), (x, kernel_IO)
+def _forward(x, kernel, dtype, sides):
+    return _product(x, kernel, dtype, sides), (x, kernel)
 
 
-def _backward(dtype, inputs, saved, d_out):
-    return gradients(*saved, d_out)
+def _backward(dtype, sides, saved, d_out):
+    return gradients(*saved, d_out, transposed=sides.transposed)
 
 
 _product.defvjp(_forward, _backward)
