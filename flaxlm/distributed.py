@@ -72,7 +72,7 @@ def initialize(facts: Mapping[str, str] | None = None) -> bool:
 
 
 @contextmanager
-def ending_with_peers(last: Callable[[], None]) -> Iterator[None]:
+def ending_with_peers(last: Callable[[], None] = lambda: None) -> Iterator[None]:
     """End this process with 71 when the block fails because another process of the run is gone.
 
     At once: on the way out, every collective would wait for the one that is gone.

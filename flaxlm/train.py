@@ -88,6 +88,7 @@ def train(loaded, overrides=()) -> int:
     plan = make_plan(experiment, layout, data.vocabulary.blank())
     check_memory(plan)
     with (
+        distributed.ending_with_peers(),  # they may go while this one still starts
         compiled,
         open_run(loaded) as (directory, lock),
         StopSignal(every=run.log_every) as stop,

@@ -7,9 +7,11 @@ import signal
 import socket
 import time
 
+import jax
 import numpy as np
 import pytest
 
+from flaxlm import distributed, rundir, train
 from flaxlm.data.spec import Vocabulary
 from flaxlm.data.vocab import train_vocab
 from tests import equal, runs
@@ -258,3 +260,27 @@ def test_a_process_that_never_comes_is_named(text_file, data_cache, tmp_path):
     output, _ = process.communicate(timeout=100)
     assert process.returncode == 71, output
     assert "process 1, 2 of 3 did not come within 2 s" in output
+
+
+def test_a_peer_that_goes_while_this_process_starts(text_file, data_cache, tmp_path, monkeypatch):
+    """The first exchange fails: no traceback, and the code to start all of them again on."""
+    said = []
+
+    class Abandoned(Exception):
+        pass
+
+    def abandon(reason, *, last):
+        last()
+        said.append(reason)
+        raise Abandoned
+
+    def fails(loaded):
+        raise jax.errors.JaxRuntimeError("UNKNOWN: Gloo context initialization failed: timed out")
+
+    monkeypatch.setenv("FLAXLM_CACHE", str(data_cache))
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(distributed, "abandon", abandon)
+    monkeypatch.setattr(rundir, "open_run", fails)
+    with pytest.raises(Abandoned):
+        train.main(runs.arguments(text_file, tmp_path / "run"))
+    assert said[0].startswith("another process of the run is gone: UNKNOWN: Gloo")
