@@ -92,6 +92,18 @@ FEATURES: dict[str, Feature] = {
         ("batch",), np.int32, "class of the row: is B the text after A, or not", below=2
     ),
     "label_weights": Feature(("batch",), np.float32, "weight of the row's label; 0 without text"),
+    "column": Feature(
+        (), np.int32, "where the tokens stand among the segments, in a step of generation alone"
+    ),
+    "classes": Feature(("batch",), np.int32, "the row's class in a task, from 0"),
+    "scores": Feature(("batch",), np.float32, "the row's number in a task"),
+    "tags": Feature(_POSITIONS, np.int32, "class of each token in a task, from 0"),
+    "span_starts": Feature(
+        ("batch",), np.int32, "position at which the row's answer begins", below="length"
+    ),
+    "span_ends": Feature(
+        ("batch",), np.int32, "position of the last token of the row's answer", below="length"
+    ),
     "memory": Feature(
         ("batch", "layers", "memory", "width"),
         np.float32,
@@ -139,7 +151,8 @@ def check_features(
             elif below == "vocab":
                 below = vocab_size
             elif below == "length":
-                below = features["tokens" if name == "slots" else name].shape[1]
+                own = feature.axes == _POSITIONS  # others point into the row of tokens
+                below = features[name if own else "tokens"].shape[1]
             check_range(name, array, below, rows=rows)
 
 

@@ -39,10 +39,14 @@ class Slice(NamedTuple):
         """[B, L]: sum of x [B, L, V] over the whole vocabulary."""
         return _sum(x.sum(axis=-1), self.axes)
 
+    def top(self) -> jax.Array:
+        """[B, L]: the largest logit of the whole vocabulary."""
+        top = self.logits.max(axis=-1)
+        return jax.lax.pmax(top, self.axes) if self.axes else top
+
     def log_normalizer(self) -> jax.Array:
         """[B, L]: log sum exp over the whole vocabulary."""
-        top = self.logits.max(axis=-1)
-        top = jax.lax.pmax(top, self.axes) if self.axes else top
+        top = self.top()
         return jnp.log(self.total(jnp.exp(self.logits - top[..., None]))) + top
 
     def pick(self, ids: jax.Array) -> jax.Array:

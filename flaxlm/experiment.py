@@ -33,7 +33,7 @@ class Run:
       accumulate: micro-batches per step; the batch is unchanged, memory falls.
       log_every: steps between metric lines.
       eval_every: steps between evaluations on held-out rows (0: only at the end).
-      eval_batches: batches of one evaluation.
+      eval_batches: batches of one evaluation (0: all that is held out, as a task's metrics need).
       save_every: steps between checkpoints (the last step is always saved; 0: only the last).
       keep: newest checkpoints kept.
       keep_hours: the first checkpoint of every so many hours is kept too (0: none is for that).
@@ -71,12 +71,15 @@ class Restore:
       take: path of a subtree of theirs, "a/b"; "" is the whole tree.
       into: path of ours that it becomes.
       layers: which of their stacked layers, in this order; () is all.
+      without: parts of theirs, by their paths, that are left out where they are there: the heads of
+        a pretraining that a task has no use for.
     """
 
     path: str
     take: str = ""
     into: str = ""
     layers: tuple[int, ...] = ()
+    without: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

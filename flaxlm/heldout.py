@@ -3,12 +3,14 @@ to read.
 """
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
 from flaxlm.batch import Features
+from flaxlm.data.examples import has_answers, measure_name
 from flaxlm.optim import averaged
 from flaxlm.rundir import write_json
 from flaxlm.sharding import axis_size
@@ -16,7 +18,12 @@ from flaxlm.step import Applied
 
 
 def evaluate(
-    eval_step, objective, state, batches: Iterable[Mapping[str, jax.Array]]
+    eval_step,
+    objective,
+    state,
+    batches: Iterable[Mapping[str, jax.Array]],
+    *,
+    answers: list | None = None,
 ) -> dict[str, float]:
     """The objective's loss and terms over all batches: sums are divided once, at the end.
 
@@ -25,10 +32,16 @@ def evaluate(
       objective: whose terms these are.
       state: the training state.
       batches: global arrays.
+      answers: gets what the objective keeps of the rows of each batch, {name: [B, ...]}.
     """
     sums: dict[str, list[float]] = {}
     for batch in batches:
-        for name, pair in eval_step(state, batch).items():
+        found = eval_step(state, batch)
+        if "answers" in found:
+            kept = jax.device_get(found.pop("answers"))
+            if answers is not None:
+                answers.append(kept)
+        for name, pair in found.items():
             total = sums.setdefault(name, [0.0, 0.0])
             for i, value in enumerate(pair):
                 total[i] += float(value)
@@ -47,6 +60,8 @@ class Evaluation:
     "gain" is how many nats the loss that `objective.measured` names lies under the unigram entropy
     of its targets. It can be compared between objectives as far as their inputs can; with several
     processes, none of which has all targets, it is left out.
+
+    Of tasks it also has their own metrics, of all examples: every process gets all answers.
     """
 
     def __init__(self, eval_step, objective, feed, held_out):
@@ -70,12 +85,44 @@ class Evaluation:
                 check()
                 yield self._feed(features)
 
-        batches = fed()
-        found = evaluate(self._step, self._objective, state, batches)
+        batches, answers = fed(), []
+        found = evaluate(self._step, self._objective, state, batches, answers=answers)
+        if answers:
+            found |= measures(predictions(self._held_out, answers))
         term = self._objective.measured[0]
         if term not in found or self.entropy is None:
             return found
         return {**found, "gain": self.entropy - found[term]}
+
+
+def predictions(held_out, answers: Sequence[Mapping[str, np.ndarray]]) -> list[tuple[Any, list]]:
+    """(`flaxlm.data.examples.ExampleWindows`, its task's answers, one per example) of each set of
+    examples that is held out.
+
+    Args:
+      held_out: `flaxlm.data.batches.EvalBatches` of all rows.
+      answers: what was kept of the rows of each global batch.
+    """
+    places = [held_out.places(number) for number in range(len(held_out))]
+    component, place = (np.concatenate(parts) for parts in zip(*places, strict=True))
+    joined = {name: np.concatenate([some[name] for some in answers]) for name in answers[0]}
+    found = []
+    for number, windows in enumerate(held_out.windows):
+        here = (component == number) & (place >= 0)
+        assert here.sum() == len(windows), "an evaluation left rows out"
+        order = np.flatnonzero(here)[np.argsort(place[here])]
+        found.append((windows, windows.predictions({n: x[order] for n, x in joined.items()})))
+    return found
+
+
+def measures(predicted: Sequence[tuple[Any, list]]) -> dict[str, float]:
+    """The metrics of the tasks of `predictions`, by the names that metrics.jsonl has for them."""
+    return {
+        measure_name(windows.task, name, alone=len(predicted) == 1): float(value)
+        for windows, made in predicted
+        if has_answers(windows.examples)
+        for name, value in windows.task.metrics(made, windows.examples).items()
+    }
 
 
 def unigram_entropy(

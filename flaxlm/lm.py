@@ -1,7 +1,9 @@
-"""`LM`: a model with its parameters and its vocabulary, ready to score batches of numpy arrays."""
+"""`LM`: a model with its parameters and its vocabulary, ready to score batches of numpy arrays, to
+write and to fill in masks.
+"""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,10 @@ from flaxlm.batch import FEATURES, Features
 from flaxlm.convert.families import family_of_model, parts_of
 from flaxlm.convert.tokenizer import Template
 from flaxlm.data.vocab_base import Vocab
+from flaxlm.decode import prompts as decoding
+from flaxlm.decode.fill import Filled, fill
+from flaxlm.decode.prompts import Answer, Prompt, Reader
+from flaxlm.decode.settings import Settings
 from flaxlm.errors import ConfigError, DataError, MissingInput
 from flaxlm.losses import Readout
 from flaxlm.nn.compute import Compute
@@ -104,6 +110,82 @@ class LM:
             whole = [template.around(self.vocab, ids)[0] for ids in spelt]
             made |= self._padded("decoder_", [np.append(start, ids[:-1]) for ids in whole], length)
         return made
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        settings: Settings | None = None,
+        *,
+        prefixes: Sequence[Prompt] = (),
+        seed: int = 0,
+        rows: int = 16,
+        eos: int | None = None,
+        start: int | None = None,
+    ) -> list[Answer]:
+        """What the model says to each prompt, with its ids and their log-likelihood.
+
+        An answer depends on its prompt, its number in the list, the settings and the seed, not on
+        the other prompts. Compiled once per settings and bucket of shapes (flaxlm.decode.prompts).
+
+        Args:
+          prompts: texts, around which the family's tokenizer puts its symbols, or ids as they are.
+          settings: how; None: `Settings()`, greedy.
+          prefixes: what each answer begins with, as texts or ids; (): nothing is given.
+          rows: prompts at a time.
+          eos: the id that ends an answer; None: the vocabulary's end of text.
+          start: the id that a decoder begins with; None: what the family's does.
+
+        Raises:
+          ConfigError: the model does not generate, or a prompt is too long for it.
+          MissingInput: prompts are texts and there is no vocabulary.
+          DataError: a prompt is empty, or an id is outside of the vocabulary.
+        """
+        if prefixes and len(prefixes) != len(prompts):
+            raise ConfigError(f"{len(prefixes)} prefixes for {len(prompts)} prompts")
+        if rows < 1:
+            raise ConfigError(f"rows={rows}: at least 1")
+        return decoding.generate(
+            Reader.of(self._decoder, self.vocab, eos=eos, start=start),
+            self.params,
+            prompts,
+            settings or Settings(),
+            prefixes=prefixes or [""] * len(prompts),
+            seed=seed,
+            rows=rows,
+        )
+
+    def stream(
+        self,
+        prompt: Prompt,
+        settings: Settings | None = None,
+        *,
+        prefix: Prompt = "",
+        seed: int = 0,
+    ) -> Iterator[str]:
+        """The text of `generate` for one prompt, piece by piece as it is made; raises likewise."""
+        reader = Reader.of(self._decoder, self.vocab)
+        return decoding.stream(
+            reader, self.params, prompt, settings or Settings(), prefix=prefix, seed=seed
+        )
+
+    def fill(self, texts: Sequence[str], *, top: int = 5) -> list[list[list[Filled]]]:
+        """For every text, for every mask in it ([MASK], <mask>), the `top` most likely tokens.
+
+        Raises:
+          ConfigError: the model is none that fills in, or its vocabulary has no mask.
+          DataError: a text has no mask.
+        """
+        return fill(self, texts, top=top)
+
+    @cached_property
+    def _decoder(self) -> nn.Module:
+        """The model as it generates. A loop over layers would copy every layer's parameters for
+        every token on a CPU; unrolled, they are cut apart once.
+        """
+        compute = replace(self.model.compute, remat="none")
+        if jax.default_backend() == "cpu":
+            compute = replace(compute, scan=False)
+        return self.model.clone(compute=compute, parent=None)
 
     def _padded(self, prefix: str, rows: list[np.ndarray], length: int) -> Features:
         longest = max(map(len, rows), default=0)

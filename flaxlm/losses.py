@@ -78,6 +78,13 @@ def cross_entropy(readout: Readout, targets: jax.Array) -> tuple[jax.Array, jax.
     return scored(_CrossEntropy(), [readout], [targets], chunks=_chunks(readout))
 
 
+def judged(readout: Readout, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """([B, L] fp32 negative log-likelihood of `targets`, [B, L] booleans: none is more likely).
+    Not differentiable.
+    """
+    return scored(_Judged(), [readout], [targets], chunks=_chunks(readout))
+
+
 def soft_cross_entropy(student: Readout, teacher: Readout, temperature: float) -> jax.Array:
     """[B, L] fp32: KL divergence of the student's distribution from the teacher's, both softened by
     `temperature`, per position and not yet multiplied by its square. No gradient to the teacher.
@@ -139,6 +146,18 @@ class _CrossEntropy(Score):
         d_nll, d_log_z = (cotangent[..., None] for cotangent in cotangents)
         probabilities = jnp.exp(found.logits - log_z[..., None])
         return (d_nll + d_log_z) * probabilities - jnp.where(found.hits(targets), d_nll, 0.0)
+
+
+class _Judged(Score):
+    """Of targets [B, L]: results (nll, whether no entry is more likely)."""
+
+    def forward(self, slices, targets):
+        (found,) = slices
+        picked = found.pick(targets)
+        return (found.log_normalizer() - picked, picked >= found.top()), ()
+
+    def backward(self, slices, saved, cotangents, targets):
+        raise TypeError("judged() has no derivative")
 
 
 @dataclass(frozen=True)

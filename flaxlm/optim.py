@@ -18,6 +18,7 @@ from flaxlm import moments
 from flaxlm.averages import average, averaged
 from flaxlm.errors import ConfigError, nearest
 from flaxlm.named import path_name
+from flaxlm.rates import Rate, scaled
 from flaxlm.schedules import (
     Constant,
     Cosine,
@@ -39,6 +40,7 @@ __all__ = [
     "LinearFromStart",
     "Muon",
     "Optimizer",
+    "Rate",
     "Schedule",
     "WarmupStableDecay",
     "average",
@@ -60,6 +62,9 @@ class Optimizer(ABC):
       decay: decoupled weight decay, on matrices only (no norms, biases, relative position tables).
       ema: decay rate of an exponential moving average of the parameters, which evaluation then
         uses; 0 is off.
+      layer_decay: from the head down, every layer learns at so many times the rate of the one above
+        it (`flaxlm.rates`); 1 is off.
+      rates: of parts of the model, relative to the others.
     """
 
     schedule: Schedule
@@ -67,6 +72,8 @@ class Optimizer(ABC):
     clip_each: float = 0.0
     decay: float = 0.0
     ema: float = 0.0
+    layer_decay: float = 1.0
+    rates: tuple[Rate, ...] = ()
 
     def __post_init__(self):
         for name in ("clip", "clip_each", "decay"):
@@ -77,6 +84,8 @@ class Optimizer(ABC):
                 raise ConfigError(
                     f"optimizer.{name}={getattr(self, name)}: a decay rate lies in [0, 1)"
                 )
+        if not 0 < self.layer_decay <= 1:
+            raise ConfigError(f"optimizer.layer_decay={self.layer_decay}: above 0, at most 1")
         if hasattr(self, "eps") and not self.eps > 0:
             raise ConfigError(f"optimizer.eps={self.eps}: must be above 0 (1e-8, 1e-6)")
 
@@ -94,6 +103,8 @@ class Optimizer(ABC):
         if self.clip_each:
             chain += [_per_layer(lambda path: optax.clip_by_global_norm(self.clip_each), axes)]
         chain += [self.direction(axes), optax.scale_by_learning_rate(self.schedule.build(steps))]
+        if self.layer_decay != 1 or self.rates:
+            chain += [scaled(self.rates, self.layer_decay, axes)]
         chain += [average(self.ema)] if self.ema else []
         return optax.chain(*chain)
 

@@ -38,6 +38,7 @@ RESUMABLE = (
     "run.accumulate",
     "mesh.*",
     "model.compute.*",
+    "model.encoder.compute.*",
 )
 
 _ROWS = 12  # differing fields shown

@@ -1,6 +1,5 @@
 """A run traced abstractly, before data is prepared, a device touched or a program compiled."""
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -8,13 +7,12 @@ from functools import partial
 from typing import Any
 
 import jax
-import numpy as np
 import optax
 
 from flaxlm import named, sharding
 from flaxlm.batch import FEATURES
+from flaxlm.data.examples import check_tasks
 from flaxlm.data.random import RowRandom
-from flaxlm.data.rows import Rows
 from flaxlm.errors import ConfigError
 from flaxlm.nn.kernels import described, recorded
 from flaxlm.retention import Retention
@@ -133,8 +131,7 @@ class Plan:
 
 def trace_features(objective, *, length: int, batch: int, vocab) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of the global batch, found by preparing one blank row."""
-    row = Rows.of(np.full((1, objective.window(length)), vocab.unk))
-    row = dataclasses.replace(row, partners=(row,) * objective.partners)
+    row = objective.blank(length, vocab)
     features = objective.prepare(row, RowRandom(0, row.index), vocab)
     return {
         name: jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype) for name, x in features.items()
@@ -160,8 +157,15 @@ def make_plan(experiment, layout: sharding.Layout, vocab) -> Plan:
         experiment.run,
     )
     _check_numbers(run, data)
-    Retention(run.keep, run.keep_hours, run.keep_best).check(run, {*objective.terms})
     _check_rows(model, objective, data)
+    tasks = check_tasks(objective, data)
+    if tasks and run.eval_batches:
+        raise ConfigError(
+            f"run.eval_batches={run.eval_batches}: the metrics of a task are those of all its "
+            "examples; make it 0"
+        )
+    measured = {*objective.terms, *tasks}
+    Retention(run.keep, run.keep_hours, run.keep_best).check(run, measured)
     _check_batches(data, layout.parts("batch"), run.accumulate)
     phases = {
         phase.start: trace_features(objective, length=phase.length, batch=phase.batch, vocab=vocab)
@@ -233,7 +237,7 @@ def _check_numbers(run, data) -> None:
         "run.accumulate": (run.accumulate, 1),
         "run.log_every": (run.log_every, 1),
         "run.eval_every": (run.eval_every, 0),
-        "run.eval_batches": (run.eval_batches, 1),
+        "run.eval_batches": (run.eval_batches, 0),
         "run.save_every": (run.save_every, 0),
         "run.keep": (run.keep, 1),
         "run.patience": (run.patience, 0),

@@ -1,7 +1,8 @@
 """A module from the JSON that `overrides.to_json` makes of it, without executing what was read.
 
 A run directory or a file from elsewhere names classes and functions. Only those are looked up that
-flaxlm itself defines in `models/` and `nn/`: dataclasses, which a Linen module is, and functions.
+flaxlm itself defines in `models/`, `nn/` and `objectives/`: dataclasses, which a Linen module is,
+and functions.
 """
 
 import dataclasses
@@ -16,8 +17,9 @@ import flax.linen as nn
 
 from flaxlm import leaves
 from flaxlm.errors import ConfigError, DataError
+from flaxlm.objectives.base import Objective
 
-_PACKAGES = ("flaxlm.models.", "flaxlm.nn.")
+_PACKAGES = ("flaxlm.models.", "flaxlm.nn.", "flaxlm.objectives.")
 
 
 def rebuild(value: Mapping, *, where: str) -> nn.Module:
@@ -32,9 +34,18 @@ def rebuild(value: Mapping, *, where: str) -> nn.Module:
       ConfigError: the class is not one of flaxlm's models; give the model itself.
       DataError: the description does not fit its classes.
     """
-    built = _build(value, nn.Module, where)
-    if not isinstance(built, nn.Module):
-        raise DataError(f"{where} does not describe a model")
+    return _rebuilt(value, nn.Module, "a model", where)
+
+
+def rebuild_objective(value: Mapping, *, where: str) -> Objective:
+    """The objective that `value` describes; arguments and errors as those of `rebuild`."""
+    return _rebuilt(value, Objective, "an objective", where)
+
+
+def _rebuilt(value, kind: type, name: str, where: str):
+    built = _build(value, kind, where)
+    if not isinstance(built, kind):
+        raise DataError(f"{where} does not describe {name}")
     return built
 
 
@@ -94,8 +105,8 @@ def _named(name, kind: type, where: str):
     module, _, attribute = name.rpartition(".") if isinstance(name, str) else ("", "", "")
     if not module.startswith(_PACKAGES) or not all(map(str.isidentifier, name.split("."))):
         raise ConfigError(
-            f"{where} names {name!r}, which is not part of flaxlm.models or flaxlm.nn: what a file "
-            f"names is not executed; give the module itself, load(PATH, model=...)"
+            f"{where} names {name!r}, which is not part of flaxlm's models or objectives: what a "
+            f"file names is not executed; give the module itself, load(PATH, model=...)"
         )
     try:
         known = importlib.util.find_spec(module) is not None

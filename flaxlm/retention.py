@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from flaxlm.errors import ConfigError, nearest
 
@@ -80,6 +80,13 @@ class Retention:
                 f"run.eval_every={evaluated} and run.save_every={saved} must be multiples of one "
                 "another"
             )
+
+    def best_first(self, saved: Iterable[Saved]) -> list[int]:
+        """Steps, the best in front and behind it the others, newest first."""
+        newest = sorted(saved, key=lambda one: -one.step)
+        best = replace(self, newest=1, hours=0.0).kept(newest) if newest else set()
+        chosen = best - {newest[0].step} if len(best) > 1 else best
+        return sorted((one.step for one in newest), key=lambda step: (step not in chosen, -step))
 
     def kept(self, saved: Iterable[Saved]) -> set[int]:
         """The steps that stay."""

@@ -232,6 +232,7 @@ def make_eval_step(
 ) -> Callable[[State, Batch], dict[str, tuple[jax.Array, jax.Array]]]:
     """`(state, batch) -> {term: (sum, weight)}` without dropout, on the averaged parameters where
     there are any. What is carried between steps is zero: held-out rows do not follow one another.
+    Objectives that keep something of every row add "answers", {name: [B, ...]}.
     """
 
     def evaluate(state: State, batch: Batch):
@@ -240,10 +241,12 @@ def make_eval_step(
         outputs = objective.forward(
             Applied(model, params, _frozen(frozen, state.frozen)), ByName("feature", batch), None
         )
-        return {
+        found = {
             name: (_weighted(term, outputs, batch).sum(), batch[term.weights].sum())
             for name, term in objective.terms.items()
         }
+        answers = objective.answers(outputs, batch)
+        return {**found, "answers": answers} if answers else found
 
     return evaluate
 
@@ -284,7 +287,7 @@ class Programs(NamedTuple):
     Attributes:
       init: () -> State without its frozen parts.
       step: (state, batch) -> (state, metrics); the state is donated.
-      evaluate: (state, batch) -> {term: (sum, weight)}.
+      evaluate: of `make_eval_step`.
     """
 
     init: Callable[[], State]

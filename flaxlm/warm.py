@@ -184,7 +184,8 @@ def restore(
 
 def _taken(part, weights: Weights, shapes, axes: Axes, where: str) -> Arrays:
     """What one `Restore` gives, by our paths."""
-    theirs = _below(weights.flat, part.take)
+    left = {path for name in part.without for path in _paths_below(weights.flat, name)}
+    theirs = _below({p: x for p, x in weights.flat.items() if p not in left}, part.take)
     if not theirs:
         tops = sorted(weights.params)
         raise ConfigError(
@@ -198,7 +199,7 @@ def _taken(part, weights: Weights, shapes, axes: Axes, where: str) -> Arrays:
     if unknown:
         raise ConfigError(
             f"{where}: {part.path} has {_some(unknown)}, which the model lacks; name the part to "
-            f"take (take=, into=)"
+            f"take (take=, into=), or what to leave out (without=)"
         )
     if part.layers and not any(axes[path][:1] == ("layers",) for path in ours):
         raise ConfigError(f"{where}: layers={part.layers}, and nothing that is taken has layers")
@@ -226,6 +227,10 @@ def _below(flat: Mapping, path: str) -> dict:
         return {"": flat[path]}
     start = f"{path}/" if path else ""
     return {name[len(start) :]: value for name, value in flat.items() if name.startswith(start)}
+
+
+def _paths_below(flat: Mapping, path: str) -> set[str]:
+    return {name for name in flat if name == path or name.startswith(f"{path}/")}
 
 
 def _placed(tree, arrays: Arrays, shardings):

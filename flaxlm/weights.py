@@ -38,6 +38,7 @@ from flaxlm.errors import DataError, MissingInput, StorageError, UserError
 from flaxlm.named import path_name
 from flaxlm.overrides import to_json
 from flaxlm.rebuild import rebuild
+from flaxlm.retention import Retention, Saved
 from flaxlm.rundir import write_json
 
 log = logging.getLogger(__name__)
@@ -98,7 +99,7 @@ def hash_of(flat: Mapping[str, np.ndarray]) -> str:
     return total.hexdigest()
 
 
-def read_weights(path: str | Path, *, model: nn.Module | None = None) -> Weights:
+def read_weights(path: str | Path, *, model: nn.Module | None = None, best: str = "") -> Weights:
     """Read a run directory or a Hugging Face folder.
 
     Of a training run the newest checkpoint that verifies is read, and of its parameters the
@@ -106,6 +107,8 @@ def read_weights(path: str | Path, *, model: nn.Module | None = None) -> Weights
 
     Args:
       model: the module, where the run's is not one of flaxlm's own.
+      best: as `Run.keep_best`: of a training run the best of the checkpoints that were evaluated
+        comes before the newest.
 
     Raises:
       MissingInput: there is no such folder, or nothing of the kind in it.
@@ -114,7 +117,7 @@ def read_weights(path: str | Path, *, model: nn.Module | None = None) -> Weights
     """
     folder = Path(os.path.expanduser(path)).absolute()
     if (folder / "experiment.json").is_file():
-        return _of_training(folder, model)
+        return _of_training(folder, model, best)
     if (folder / MODEL).is_file():
         return _of_conversion(folder, model)
     if (folder / "config.json").is_file():
@@ -169,7 +172,7 @@ def _of_conversion(folder: Path, model: nn.Module | None) -> Weights:
     return Weights(folder, model, params, vocab if vocab.is_file() else None, facts["sentinels"])
 
 
-def _of_training(folder: Path, model: nn.Module | None) -> Weights:
+def _of_training(folder: Path, model: nn.Module | None, best: str) -> Weights:
     described = _json(folder / "experiment.json", "model", "data")
     try:
         sentinels = described["data"]["vocabulary"]["sentinels"]
@@ -179,7 +182,7 @@ def _of_training(folder: Path, model: nn.Module | None) -> Weights:
         raise DataError(f"{folder / 'experiment.json'}: data.vocabulary.sentinels is no number")
     if model is None:
         model = rebuild(described["model"], where=f"{folder / 'experiment.json'}: model")
-    step, found = _newest(folder / "checkpoints")
+    step, found = _newest(folder / "checkpoints", best)
     params = _restore(folder / "checkpoints" / str(step) / "state", found["tree"])
     vocab = folder / VOCAB if (folder / VOCAB).is_file() else None
     return Weights(folder, model, params, vocab, sentinels, step)
@@ -192,12 +195,15 @@ def _tree_of(flat: Mapping[str, np.ndarray], *, where: Path) -> dict:
     return unflatten_dict(dict(flat), sep="/")
 
 
-def _newest(folder: Path) -> tuple[int, dict]:
-    """The newest step that verifies, and its manifest. Nothing is set aside: the run is not
-    ours.
+def _newest(folder: Path, best: str) -> tuple[int, dict]:
+    """The best step, or else the newest, that verifies, and its manifest. Nothing is set aside: the
+    run is not ours.
     """
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     steps = sorted((int(name) for name in names if name.isdecimal()), reverse=True)
+    if best:
+        saved = [Saved(step, metrics=_metrics(folder / str(step))) for step in steps]
+        steps = Retention(1, best=best).best_first(saved)
     for step in steps:
         try:
             found = manifest.read(folder / str(step), "tree")
@@ -209,6 +215,13 @@ def _newest(folder: Path) -> tuple[int, dict]:
     if steps:
         raise StorageError(f"no checkpoint in {folder} verifies")
     raise MissingInput(f"{folder} has no checkpoint yet")
+
+
+def _metrics(checkpoint: Path) -> dict:
+    try:
+        return manifest.read(checkpoint, "metrics")["metrics"]
+    except manifest.Damaged:  # said when its turn comes
+        return {}
 
 
 def _restore(path: Path, tree: Mapping) -> dict:

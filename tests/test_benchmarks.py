@@ -47,6 +47,20 @@ def test_gpu_step_runs_in_miniature():
     assert lines[-1] == "measured on: cpu"
 
 
+def test_generate_runs_in_miniature():
+    command = [sys.executable, FOLDER / "generate.py", "--shapes", "tiny", "--rounds", "1"]
+    environment = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    environment["PYTHONPATH"] = str(FOLDER.parent)
+    run = subprocess.run(
+        [*command, "--contenders", "flaxlm"],
+        env=environment, capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr[-3000:]
+    (row,) = [line for line in run.stdout.splitlines() if line.startswith("| flaxlm |")]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert float(cells[3].replace(",", "")) > 0 and cells[5] == "-"
+
+
 def test_shapes_of_the_wrong_table_are_refused(monkeypatch, capsys):
     import gpu_step
 

@@ -87,7 +87,7 @@ def test_conversion_refuses_what_does_not_fit():
         ({"position_embedding_type": "relative_key"}, "relative_key"),
         ({"is_decoder": True}, "is_decoder"),
         ({"tie_word_embeddings": False}, "tie_word"),
-        ({"architectures": ["BertForSequenceClassification"]}, "BertForSequenceClassification"),
+        ({"architectures": ["BertLMHeadModel"]}, "BertLMHeadModel"),
     ]:
         with pytest.raises(ConfigError, match=message):
             convert.model_of(config | change)

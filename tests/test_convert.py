@@ -46,6 +46,7 @@ def cases() -> dict[str, tuple[nn.Module, str]]:
             try:
                 for part, (module, _) in parts_of(model, collections.defaultdict(dict)).items():
                     family_of_model(module).table(module)
+                    family_of_model(module).config_of(module)
                     found[f"{name}.{kind}" + (f".{part}" if part else "")] = model, part
             except (ConfigError, AttributeError):  # not one that transformers has
                 continue

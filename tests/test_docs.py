@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flaxlm import compile as compiles
-from flaxlm import doctor, report, show, train
+from flaxlm import doctor, evaluate, generate, report, show, train
 from flaxlm.aot import table, topologies
 from flaxlm.aot.fit import place
 from flaxlm.arguments import parse_argv
@@ -50,6 +50,10 @@ def test_commands_of_a_page(page, data_cache, tmp_path, monkeypatch, capsys):
                 resolve(arguments)
         elif module == "flaxlm.report":
             assert report.main(argv) == 66, said  # there is no such run here, and it says so
+        elif module == "flaxlm.generate":
+            assert generate.main(argv) == 66, said  # there is no such run here, and it says so
+        elif module == "flaxlm.evaluate":
+            assert evaluate.main(argv) == 66, said  # there is no such run here, and it says so
         elif module == "flaxlm.convert":
             assert convert.main(argv) == 66, said  # there is no such folder here, and it says so
         elif module == "flaxlm.compile":  # compiling takes minutes: its command line must be good
@@ -64,6 +68,8 @@ def test_commands_of_a_page(page, data_cache, tmp_path, monkeypatch, capsys):
             parse_argv(argv, table.FLAGS)
         elif module == "flaxlm.doctor":  # it trains: its command line must be good
             parse_argv(argv, doctor.FLAGS)
+        elif module == "flaxlm.harness":  # what follows is the harness's own
+            assert argv[:3] == ["run", "--model", "flaxlm"], said
         elif module == "flaxlm.show":
             assert show.main(argv) == 0, said
         elif module == "flaxlm.data":

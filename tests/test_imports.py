@@ -17,12 +17,14 @@ ALLOWED = {
         "losses",
         "batch",
         "decode",
+        "data.encoded",
         "data.random",
         "data.rows",
         "objectives",
         "errors",
     ),
     "nn/": ("sharding", "named", "nn", "errors"),
+    "tasks/": ("tasks", "data.tfds_source", "errors"),
     "losses.py": ("sharding", "nn.linear", "chunks"),
     "chunks.py": ("sharding", "nn.linear"),
     "sharding.py": ("errors",),
@@ -31,11 +33,12 @@ ALLOWED = {
     "errors.py": (),
     "flags.py": ("errors",),
     "arguments.py": ("errors",),
-    "data/": ("data", "batch", "errors", "arguments"),
+    "data/": ("data", "tasks", "batch", "errors", "arguments"),
     "schedules.py": ("errors",),
     "safetensors.py": ("data.files", "errors"),
-    "rebuild.py": ("errors", "leaves"),
-    "optim.py": ("named", "schedules", "errors", "moments", "averages"),
+    "rebuild.py": ("errors", "leaves", "objectives.base"),
+    "optim.py": ("named", "schedules", "errors", "moments", "averages", "rates"),
+    "rates.py": ("named", "errors"),
     "moments.py": (),
     "averages.py": (),
     "guard.py": ("named", "errors"),
@@ -44,8 +47,8 @@ ALLOWED = {
         "sharding",
         "named",
         "batch",
+        "data.examples",
         "data.random",
-        "data.rows",
         "errors",
         "nn.kernels",
         "retention",
@@ -57,6 +60,7 @@ ALLOWED = {
 FLAX = ("nn/", "models/", "named.py", "step.py", "losses.py", "convert/")
 FLAX += ("experiment.py", "overrides.py", "leaves.py")  # for isinstance and annotations
 FLAX += ("rebuild.py", "weights.py", "lm.py")  # modules out of files
+FLAX += ("decode/",)  # takes the keys and values out of a model and puts them in
 
 
 def imports(path: str):

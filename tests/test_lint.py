@@ -30,6 +30,7 @@ BY_NAME = {
     "flaxlm/experiment.py": "the file that --experiment names",
     "flaxlm/rebuild.py": "flaxlm.models and flaxlm.nn alone",
     "flaxlm/convert/families.py": "flaxlm.convert alone",
+    "flaxlm/tasks/base.py": "flaxlm.tasks alone",
     "flaxlm/health/trial.py": "the packages that flaxlm needs",
 }
 

@@ -143,7 +143,7 @@ def test_a_run_from_elsewhere_runs_no_code(tmp_path, params, trapped, fault_row,
     assert "what a file names is not executed" in capsys.readouterr().err
     fault_row(
         injected="a run directory whose model.json names `os.system` or a module beside it",
-        happened="only classes of flaxlm.models and flaxlm.nn are looked up; the name is refused",
+        happened="only classes of flaxlm itself are looked up; the name is refused",
         exit_code=78,
     )
 

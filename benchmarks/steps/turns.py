@@ -4,7 +4,6 @@ A machine whose speed drifts is equally unkind to all who take turns, and none o
 process, an allocator or a thread pool with another.
 """
 
-import importlib
 import importlib.util
 import json
 import os
@@ -44,9 +43,15 @@ def serve(name: str, shape: dict) -> None:
     def say(**words):
         print(json.dumps(words), file=out, flush=True)
 
-    side = "ours" if is_ours(name) else "torchs"
-    side += "_writing" if "new" in shape else ""  # new tokens: a step generates them
-    side = importlib.import_module(f"{__package__}.{side}")
+    writes = "new" in shape  # new tokens: a step generates them
+    if is_ours(name):
+        from . import ours, ours_writing
+
+        side = ours_writing if writes else ours
+    else:
+        from . import torchs, torchs_writing
+
+        side = torchs_writing if writes else torchs
     start = time.perf_counter()
     step = side.Step(shape, **CONTENDERS[name])
     loss = step.run(2)

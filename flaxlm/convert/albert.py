@@ -1,4 +1,5 @@
-"""ALBERT and transformers' AlbertForPreTraining, AlbertForMaskedLM or the bare AlbertModel.
+"""ALBERT and transformers' AlbertForPreTraining, AlbertForMaskedLM, the bare AlbertModel or one of
+its heads for tasks.
 
 transformers has ALBERT with all parameters shared (or in groups, which no published model has),
 and always a projection after the embeddings.
@@ -7,6 +8,8 @@ and always a projection after the embeddings.
 from collections.abc import Mapping
 
 from flaxlm.convert import bert as encoders
+from flaxlm.convert import heads
+from flaxlm.convert.heads import Head
 from flaxlm.convert.table import Entry, layer_norm, linear, option, refuse
 from flaxlm.errors import ConfigError
 from flaxlm.models import albert
@@ -30,6 +33,17 @@ _CLASSES = {
     "AlbertForMaskedLM": albert.MaskedLanguageModel,
     "AlbertModel": albert.Encoder,
 }
+
+_RATE = ("classifier_dropout_prob",)
+_HEADS = (
+    Head(
+        "AlbertForSequenceClassification", albert.Classifier, albert.Encoder,
+        "classifier", "", _RATE, 0.1,
+    ),
+    Head("AlbertForMultipleChoice", albert.Chooser, albert.Encoder, "classifier", "", _RATE, 0.1),
+    Head("AlbertForTokenClassification", albert.Tagger, albert.Body, "classifier", "", _RATE, 0.1),
+    Head("AlbertForQuestionAnswering", albert.SpanReader, albert.Body, "qa_outputs"),
+)  # fmt: skip
 
 _DEFAULTS = {  # of transformers' AlbertConfig: a file need not repeat them
     "vocab_size": 30000,
@@ -72,8 +86,10 @@ def model_of(config: Mapping) -> albert.MaskedLanguageModel:
         embed_width=get("embedding_size"),
         **encoders.numbers(get),
     )
-    made = encoders.class_of(config, _CLASSES)
-    return made(size, activation=encoders.ACTIVATIONS[get("hidden_act")])
+    head = heads.named(config, _HEADS)
+    made = head.encoder if head else encoders.class_of(config, _CLASSES)
+    model = made(size, activation=encoders.ACTIVATIONS[get("hidden_act")])
+    return heads.on(head, model, config) if head else model
 
 
 def config_of(model: albert.MaskedLanguageModel) -> dict:
@@ -82,10 +98,10 @@ def config_of(model: albert.MaskedLanguageModel) -> dict:
     Raises:
       ConfigError: transformers has no class for this model.
     """
+    model, about = heads.taken_apart(model, _CLASSES, _HEADS)
     _check(model)
-    names = {made: name for name, made in _CLASSES.items()}
     return {
-        "architectures": [names[type(model)]],
+        **about,
         "model_type": "albert",
         "hidden_act": encoders.name_of(model.activation),
         "max_position_embeddings": model.size.length,
@@ -102,6 +118,7 @@ def table(model: albert.MaskedLanguageModel) -> list[Entry]:
     Raises:
       ConfigError: transformers has no class for this model.
     """
+    whole, model = model, heads.below(model)
     _check(model)
     size, start = model.size, "albert."
     width, narrow, layer = size.width, size.embedding, "albert_layer_groups.0.albert_layers.0."
@@ -127,13 +144,13 @@ def table(model: albert.MaskedLanguageModel) -> list[Entry]:
         *product("mlp/out", "ffn_output", (size.mlp, width)),
         *norm("mlp_norm", "full_layer_layer_norm"),
     ]
-    if not isinstance(model, albert.Encoder):
+    if not isinstance(model, albert.Body):
         entries += encoders.head(size, "predictions", bias="predictions.bias")
     if isinstance(model, albert.Encoder | albert.Model):
         entries += linear("pooler", start + "pooler", (width, width))
     if isinstance(model, albert.Model):
         entries += linear("pair", "sop_classifier.classifier", (width, 2))
-    return entries
+    return heads.with_head(whole, entries, _HEADS)
 
 
 def _check(model: albert.MaskedLanguageModel) -> None:

@@ -1,17 +1,24 @@
-"""BERT and transformers' BertForPreTraining, BertForMaskedLM or the bare BertModel; RoFormer, which
-is BERT with rotary positions, and its RoFormerForMaskedLM.
+"""BERT and transformers' BertForPreTraining, BertForMaskedLM, the bare BertModel or one of its
+heads for tasks; RoFormer, which is BERT with rotary positions, and its RoFormerForMaskedLM.
 """
 
 from collections.abc import Callable, Mapping
 
+from flaxlm.convert import heads
+from flaxlm.convert.heads import Head
 from flaxlm.convert.table import Entry, layer_norm, linear, option, refuse
 from flaxlm.convert.tokenizer import Template
 from flaxlm.errors import ConfigError
 from flaxlm.models.bert import (
+    Body,
+    Chooser,
+    Classifier,
     Encoder,
     MaskedLanguageModel,
     Model,
     Size,
+    SpanReader,
+    Tagger,
     gelu_erf,
     gelu_tanh,
 )
@@ -54,6 +61,14 @@ CLASSES = {
     "BertModel": Encoder,
     "RoFormerForMaskedLM": MaskedLanguageModel,
 }
+
+_RATES = ("classifier_dropout", "hidden_dropout_prob")
+HEADS = (
+    Head("BertForSequenceClassification", Classifier, Encoder, "classifier", "", _RATES, 0.1),
+    Head("BertForMultipleChoice", Chooser, Encoder, "classifier", "", _RATES, 0.1),
+    Head("BertForTokenClassification", Tagger, Body, "classifier", "", _RATES, 0.1),
+    Head("BertForQuestionAnswering", SpanReader, Body, "qa_outputs"),
+)
 
 # transformers' "gelu" is by erf, whatever code the weights were trained with.
 ACTIVATIONS = {
@@ -115,7 +130,10 @@ def model_of(config: Mapping) -> MaskedLanguageModel:
         embed_width=embed_width,
         **numbers(get),
     )
-    return class_of(config, CLASSES)(size, activation=ACTIVATIONS[get("hidden_act")], **more)
+    head = heads.named(config, HEADS)
+    made = head.encoder if head else class_of(config, CLASSES)
+    model = made(size, activation=ACTIVATIONS[get("hidden_act")], **more)
+    return heads.on(head, model, config) if head else model
 
 
 def class_of(config: Mapping, classes: Mapping[str, type]) -> type:
@@ -180,16 +198,15 @@ def config_of(model: MaskedLanguageModel) -> dict:
     Raises:
       ConfigError: transformers has no class for this model.
     """
-    size, kind = model.size, _kind(model)
-    names = {cls: name for name, cls in CLASSES.items() if name.lower().startswith(kind)}
-    if type(model) not in names:
-        raise ConfigError(f"rotary positions: only {', '.join(names.values())} is written")
+    size, kind = model.size, _kind(heads.below(model))
+    classes = {name: made for name, made in CLASSES.items() if name.lower().startswith(kind)}
+    encoder, about = heads.taken_apart(model, classes, HEADS if kind == "bert" else ())
     config = {
-        "architectures": [names[type(model)]],
         "model_type": kind,
-        "hidden_act": name_of(model.activation),
+        "hidden_act": name_of(encoder.activation),
         "max_position_embeddings": size.length,
         **options(size),
+        **about,
     }
     if kind == "roformer":
         config |= {"embedding_size": size.embedding, "rotary_value": False}
@@ -202,6 +219,7 @@ def table(model: MaskedLanguageModel) -> list[Entry]:
     Raises:
       ConfigError: transformers has no class for this model.
     """
+    whole, model = model, heads.below(model)
     size, kind = model.size, _kind(model)
     start, width = f"{kind}.", size.width
     entries = [*embeddings(size, start), *layers(size, start)]
@@ -210,13 +228,13 @@ def table(model: MaskedLanguageModel) -> list[Entry]:
         entries += [Entry("embed/positions/table", start + rows, (size.length, width))]
     if size.embed_width:
         entries += linear("widen", start + "embeddings_project", (size.embedding, width))
-    if not isinstance(model, Encoder):
+    if not isinstance(model, Body):
         entries += head(size, "cls.predictions.transform", bias="cls.predictions.bias")
     if isinstance(model, Encoder | Model):
         entries += linear("pooler", start + "pooler.dense", (width, width))
     if isinstance(model, Model):
         entries += linear("pair", "cls.seq_relationship", (width, 2))
-    return entries
+    return heads.with_head(whole, entries, HEADS if kind == "bert" else ())
 
 
 def embeddings(size: Size, start: str) -> list[Entry]:

@@ -1,12 +1,22 @@
-"""DistilBERT and transformers' DistilBertForMaskedLM."""
+"""DistilBERT and transformers' DistilBertForMaskedLM or one of its heads for tasks."""
 
 from collections.abc import Mapping
 
 from flaxlm.convert import bert as encoders
+from flaxlm.convert import heads
+from flaxlm.convert.heads import Head
 from flaxlm.convert.table import Entry, layer_norm, linear, option, refuse
 from flaxlm.convert.tokenizer import Template
 from flaxlm.errors import ConfigError
-from flaxlm.models.distilbert import Model, Size
+from flaxlm.models.distilbert import (
+    Body,
+    Chooser,
+    Classifier,
+    Model,
+    Size,
+    SpanReader,
+    Tagger,
+)
 
 MODEL_TYPES = ("distilbert",)
 PREFIX = "distilbert."
@@ -15,6 +25,21 @@ ALIASES = {"vocab_projector.weight": "distilbert.embeddings.word_embeddings.weig
 TOKENIZER = Template(single="cls A sep", pair="cls A sep B sep")
 
 _CLASSES = {"DistilBertForMaskedLM": Model}
+
+_RATE = ("seq_classif_dropout",)
+_HEADS = (
+    Head(
+        "DistilBertForSequenceClassification", Classifier, Body,
+        "classifier", "pre_classifier", _RATE, 0.2,
+    ),
+    Head(
+        "DistilBertForMultipleChoice", Chooser, Body, "classifier", "pre_classifier", _RATE, 0.2
+    ),
+    Head("DistilBertForTokenClassification", Tagger, Body, "classifier", "", ("dropout",), 0.1),
+    Head(
+        "DistilBertForQuestionAnswering", SpanReader, Body, "qa_outputs", "", ("qa_dropout",), 0.1
+    ),
+)  # fmt: skip
 
 _DEFAULTS = {  # of transformers' DistilBertConfig: a file need not repeat them
     "vocab_size": 30522,
@@ -49,7 +74,9 @@ def model_of(config: Mapping) -> Model:
         dropout=get("dropout"),
         attention_dropout=get("attention_dropout"),
     )
-    return encoders.class_of(config, _CLASSES)(size)
+    head = heads.named(config, _HEADS)
+    model = (head.encoder if head else encoders.class_of(config, _CLASSES))(size)
+    return heads.on(head, model, config) if head else model
 
 
 def config_of(model: Model) -> dict:
@@ -58,10 +85,10 @@ def config_of(model: Model) -> dict:
     Raises:
       ConfigError: transformers has no such model.
     """
+    model, about = heads.taken_apart(model, _CLASSES, _HEADS)
     _check(model)
     size = model.size
     return {
-        "architectures": ["DistilBertForMaskedLM"],
         "model_type": "distilbert",
         "vocab_size": size.vocab,
         "max_position_embeddings": size.length,
@@ -74,6 +101,7 @@ def config_of(model: Model) -> dict:
         "attention_dropout": size.attention_dropout,
         "activation": "gelu",
         "tie_word_embeddings": True,
+        **about,
     }
 
 
@@ -83,6 +111,7 @@ def table(model: Model) -> list[Entry]:
     Raises:
       ConfigError: transformers has no such model.
     """
+    whole, model = model, heads.below(model)
     _check(model)
     size, start, depth = model.size, "distilbert.", model.size.depth
     width, layer = size.width, start + "transformer.layer.{}."
@@ -91,7 +120,7 @@ def table(model: Model) -> list[Entry]:
         return linear(f"layers/{part}", layer + there, shape, kernel=kernel, layers=depth)
 
     rows = start + "embeddings.position_embeddings.weight"
-    return [
+    entries = [
         *encoders.embeddings(size, start),
         Entry("embed/positions/table", rows, (size.length, width)),
         *product("attention", "query", "attention.q_lin", (width, width)),
@@ -102,10 +131,12 @@ def table(model: Model) -> list[Entry]:
         *product("mlp", "in", "ffn.lin1", (width, size.mlp)),
         *product("mlp", "out", "ffn.lin2", (size.mlp, width)),
         *layer_norm("layers/mlp_norm", layer + "output_layer_norm", width, layers=depth),
-        *linear("head/dense", "vocab_transform", (width, width)),
-        *layer_norm("head/norm", "vocab_layer_norm", width),
-        Entry("head/bias", "vocab_projector.bias", (size.vocab,), vocab_dim=0),
     ]
+    if not isinstance(model, Body):
+        entries += linear("head/dense", "vocab_transform", (width, width))
+        entries += layer_norm("head/norm", "vocab_layer_norm", width)
+        entries.append(Entry("head/bias", "vocab_projector.bias", (size.vocab,), vocab_dim=0))
+    return heads.with_head(whole, entries, _HEADS)
 
 
 def _check(model: Model) -> None:

@@ -1,15 +1,27 @@
-"""ELECTRA and transformers' ElectraForPreTraining (the discriminator) and ElectraForMaskedLM (the
-generator). transformers has no class for the two together: `parts` takes them apart.
+"""ELECTRA and transformers' ElectraForPreTraining (the discriminator), ElectraForMaskedLM (the
+generator) and its heads for tasks. transformers has no class for the two together: `parts` takes
+them apart.
 """
 
 from collections.abc import Mapping
 
 from flaxlm.convert import bert as encoders
+from flaxlm.convert import heads
+from flaxlm.convert.heads import Head
 from flaxlm.convert.table import Entry, layer_norm, linear, option, refuse
 from flaxlm.convert.tokenizer import Template
 from flaxlm.errors import ConfigError
 from flaxlm.models.bert import Size
-from flaxlm.models.electra import Discriminator, Generator, Model
+from flaxlm.models.electra import (
+    Body,
+    Chooser,
+    Classifier,
+    Discriminator,
+    Generator,
+    Model,
+    SpanReader,
+    Tagger,
+)
 
 MODEL_TYPES = ("electra",)
 PREFIX = "electra."
@@ -22,6 +34,20 @@ TOKENIZER = Template(
 )
 
 _CLASSES = {"ElectraForPreTraining": Discriminator, "ElectraForMaskedLM": Generator}
+
+_RATES = ("classifier_dropout", "hidden_dropout_prob")
+_HEADS = (
+    Head(
+        "ElectraForSequenceClassification", Classifier, Body,
+        "classifier.out_proj", "classifier.dense", _RATES, 0.1,
+    ),
+    Head(
+        "ElectraForMultipleChoice", Chooser, Body,
+        "classifier", "sequence_summary.summary", ("summary_last_dropout",), 0.1,
+    ),
+    Head("ElectraForTokenClassification", Tagger, Body, "classifier", "", _RATES, 0.1),
+    Head("ElectraForQuestionAnswering", SpanReader, Body, "qa_outputs"),
+)  # fmt: skip
 
 _DEFAULTS = {  # of transformers' ElectraConfig: a file need not repeat them
     "vocab_size": 30522,
@@ -59,7 +85,9 @@ def model_of(config: Mapping) -> Discriminator | Generator:
         embed_width=0 if embed_width == get("hidden_size") else embed_width,
         **encoders.numbers(get),
     )
-    return encoders.class_of(config, _CLASSES)(size)
+    head = heads.named(config, _HEADS)
+    model = (head.encoder if head else encoders.class_of(config, _CLASSES))(size)
+    return heads.on(head, model, config) if head else model
 
 
 def config_of(model: Discriminator | Generator) -> dict:
@@ -68,11 +96,11 @@ def config_of(model: Discriminator | Generator) -> dict:
     Raises:
       ConfigError: transformers has no class for this model.
     """
-    _check(model)
+    _check(heads.below(model))
+    model, about = heads.taken_apart(model, _CLASSES, _HEADS)
     size = model.size
-    names = {made: name for name, made in _CLASSES.items()}
     return encoders.options(size) | {
-        "architectures": [names[type(model)]],
+        **about,
         "model_type": "electra",
         "hidden_act": "gelu",
         "embedding_size": size.embedding,
@@ -86,6 +114,7 @@ def table(model: Discriminator | Generator) -> list[Entry]:
     Raises:
       ConfigError: transformers has no class for this model.
     """
+    whole, model = model, heads.below(model)
     _check(model)
     size, start = model.size, "electra."
     rows = start + "embeddings.position_embeddings.weight"
@@ -102,11 +131,11 @@ def table(model: Discriminator | Generator) -> list[Entry]:
         entries += layer_norm("head/norm", "generator_predictions.LayerNorm", size.embedding)
         bias = "generator_lm_head.bias"
         entries.append(Entry("head/bias", bias, (size.vocab,), vocab_dim=0))
-    else:
+    elif isinstance(model, Discriminator):
         there = "discriminator_predictions"
         entries += linear("dense", there + ".dense", (size.width, size.width))
         entries += linear("replaced", there + ".dense_prediction", (size.width, 1))
-    return entries
+    return heads.with_head(whole, entries, _HEADS)
 
 
 def parts(model: Model, params: Mapping) -> dict[str, tuple]:
@@ -123,7 +152,7 @@ def parts(model: Model, params: Mapping) -> dict[str, tuple]:
 
 
 def _check(model) -> None:
-    if type(model) not in _CLASSES.values():
+    if type(model) is Model:
         raise ConfigError(
             "transformers has no class for generator and discriminator together: convert one of "
             "them, --part discriminator or --part generator"

@@ -1,4 +1,5 @@
-"""RoBERTa and transformers' RobertaForMaskedLM or the bare RobertaModel.
+"""RoBERTa and transformers' RobertaForMaskedLM, the bare RobertaModel or one of its heads for
+tasks.
 
 Theirs has a table of one token type, which fairseq and we do not have: every token gets its row, so
 reading adds it to every row of the position table and writing writes a row of zeros.
@@ -7,11 +8,23 @@ reading adds it to every row of the position table and writing writes a row of z
 from collections.abc import Mapping
 
 from flaxlm.convert import bert as encoders
+from flaxlm.convert import heads
+from flaxlm.convert.heads import Head
 from flaxlm.convert.table import Entry, linear, option, refuse
 from flaxlm.convert.tokenizer import Template
 from flaxlm.errors import ConfigError
 from flaxlm.models.bert import gelu_erf
-from flaxlm.models.roberta import OFFSET, Encoder, Model, Size
+from flaxlm.models.roberta import (
+    OFFSET,
+    Body,
+    Chooser,
+    Classifier,
+    Encoder,
+    Model,
+    Size,
+    SpanReader,
+    Tagger,
+)
 
 MODEL_TYPES = ("roberta",)
 PREFIX = "roberta."
@@ -26,6 +39,17 @@ ALIASES = {
 TOKENIZER = Template(single="cls A sep", pair="cls A sep sep B sep")
 
 _CLASSES = {"RobertaForMaskedLM": Model, "RobertaModel": Encoder}
+
+_RATES = ("classifier_dropout", "hidden_dropout_prob")
+_HEADS = (
+    Head(
+        "RobertaForSequenceClassification", Classifier, Body,
+        "classifier.out_proj", "classifier.dense", _RATES, 0.1,
+    ),
+    Head("RobertaForMultipleChoice", Chooser, Encoder, "classifier", "", _RATES[1:], 0.1),
+    Head("RobertaForTokenClassification", Tagger, Body, "classifier", "", _RATES, 0.1),
+    Head("RobertaForQuestionAnswering", SpanReader, Body, "qa_outputs"),
+)  # fmt: skip
 
 _DEFAULTS = {  # of transformers' RobertaConfig: a file need not repeat them
     "vocab_size": 50265,
@@ -63,8 +87,9 @@ def model_of(config: Mapping) -> Model:
     get = option(config, _DEFAULTS)
     refuse(get, _ACCEPTED)
     size = Size(length=get("max_position_embeddings") - OFFSET, types=0, **encoders.numbers(get))
-    made = encoders.class_of(config, _CLASSES)
-    return made(size)
+    head = heads.named(config, _HEADS)
+    model = (head.encoder if head else encoders.class_of(config, _CLASSES))(size)
+    return heads.on(head, model, config) if head else model
 
 
 def config_of(model: Model) -> dict:
@@ -73,10 +98,10 @@ def config_of(model: Model) -> dict:
     Raises:
       ConfigError: transformers has no class for this model.
     """
+    model, about = heads.taken_apart(model, _CLASSES, _HEADS)
     _check(model)
-    names = {made: name for name, made in _CLASSES.items()}
     return encoders.options(model.size) | {
-        "architectures": [names[type(model)]],
+        **about,
         "model_type": "roberta",
         "hidden_act": "gelu",
         "max_position_embeddings": model.size.length + OFFSET,
@@ -93,6 +118,7 @@ def table(model: Model) -> list[Entry]:
     Raises:
       ConfigError: transformers has no class for this model.
     """
+    whole, model = model, heads.below(model)
     _check(model)
     size, start = model.size, "roberta."
     positions = Entry(
@@ -104,9 +130,9 @@ def table(model: Model) -> list[Entry]:
     entries = [*encoders.embeddings(size, start), positions, *encoders.layers(size, start)]
     if isinstance(model, Encoder):
         entries += linear("pooler", start + "pooler.dense", (size.width, size.width))
-    else:
+    if not isinstance(model, Body):
         entries += encoders.head(size, "lm_head", bias="lm_head.bias", norm="layer_norm")
-    return entries
+    return heads.with_head(whole, entries, _HEADS)
 
 
 def _check(model: Model) -> None:

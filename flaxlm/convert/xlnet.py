@@ -1,12 +1,23 @@
-"""XLNet and transformers' XLNetLMHeadModel."""
+"""XLNet and transformers' XLNetLMHeadModel or one of its heads for tasks."""
 
 from collections.abc import Iterator, Mapping
 
+from flaxlm.convert import heads
+from flaxlm.convert.heads import Head
 from flaxlm.convert.table import Entry, layer_norm, linear, option, refuse
 from flaxlm.convert.tokenizer import Template
 from flaxlm.errors import ConfigError
 from flaxlm.models.bert import gelu_erf, gelu_tanh
-from flaxlm.models.xlnet import Model, Size, TwoStreamModel
+from flaxlm.models.xlnet import (
+    Body,
+    Chooser,
+    Classifier,
+    Model,
+    Size,
+    SpanReader,
+    Tagger,
+    TwoStreamModel,
+)
 
 MODEL_TYPES = ("xlnet",)
 ALIASES = {"lm_loss.weight": "transformer.word_embedding.weight"}
@@ -17,6 +28,16 @@ TOKENIZER = Template(
     pair="A sep B:1 sep:1 cls:2",
     inputs=("input_ids", "token_type_ids", "attention_mask"),
     side="left",
+)
+
+_CLASSES = {"XLNetLMHeadModel": Model}
+
+_SUMMARY = ("sequence_summary.summary", ("summary_last_dropout",), 0.1)
+_HEADS = (
+    Head("XLNetForSequenceClassification", Classifier, Body, "logits_proj", *_SUMMARY),
+    Head("XLNetForMultipleChoice", Chooser, Body, "logits_proj", *_SUMMARY),
+    Head("XLNetForTokenClassification", Tagger, Body, "classifier"),
+    Head("XLNetForQuestionAnsweringSimple", SpanReader, Body, "qa_outputs"),
 )
 
 _DEFAULTS = {  # of transformers' XLNetConfig: a file need not repeat them
@@ -64,7 +85,8 @@ def model_of(config: Mapping) -> Model:
             f"config.json: clamp_len={get('clamp_len')} is not supported; -1 is: distances are "
             "never clamped"
         )
-    return Model(
+    head = heads.named(config, _HEADS)
+    model = (head.encoder if head else Model)(
         Size(
             depth=get("n_layer"),
             width=get("d_model"),
@@ -77,6 +99,7 @@ def model_of(config: Mapping) -> Model:
         ),
         activation=_ACTIVATIONS[get("ff_activation")],
     )
+    return heads.on(head, model, config) if head else model
 
 
 def config_of(model: Model) -> dict:
@@ -85,10 +108,15 @@ def config_of(model: Model) -> dict:
     Raises:
       ConfigError: transformers has no class for this model.
     """
-    size = _published(model).size
+    _published(heads.below(model))
+    # Both of the family's own models have the same parameters.
+    one = type(model) is TwoStreamModel
+    model = Model(model.size, activation=model.activation) if one else model
+    model, about = heads.taken_apart(model, _CLASSES, _HEADS)
+    size = model.size
     names = {function: name for name, function in reversed(_ACTIVATIONS.items())}
     return {
-        "architectures": ["XLNetLMHeadModel"],
+        **about,
         "model_type": "xlnet",
         "vocab_size": size.vocab,
         "d_model": size.width,
@@ -115,14 +143,17 @@ def table(model: Model) -> list[Entry]:
     Raises:
       ConfigError: transformers has no class for this model.
     """
+    whole, model = model, heads.below(model)
     size = _published(model).size
     words = "transformer.word_embedding.weight"
-    return [
+    entries = [
         Entry("embed/table", words, (size.vocab, size.width), vocab_dim=0),
         Entry("query/table", "transformer.mask_emb", (1, size.width), folded=(1, 1, size.width)),
-        Entry("bias", "lm_loss.bias", (size.vocab,), vocab_dim=0),
         *_layers(size),
     ]
+    if not isinstance(model, Body):
+        entries.append(Entry("bias", "lm_loss.bias", (size.vocab,), vocab_dim=0))
+    return heads.with_head(whole, entries, _HEADS)
 
 
 def _layers(size: Size) -> Iterator[Entry]:
@@ -152,7 +183,7 @@ def _layers(size: Size) -> Iterator[Entry]:
 
 
 def _published(model: Model) -> Model:
-    if type(model) not in (Model, TwoStreamModel):
+    if type(model) not in (Model, TwoStreamModel, Body):
         raise ConfigError(f"transformers has no {type(model).__name__} of this family")
     if model.activation not in _ACTIVATIONS.values():
         raise ConfigError("model.activation: transformers' XLNet has gelu_tanh or gelu_erf")

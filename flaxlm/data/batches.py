@@ -20,6 +20,7 @@ from functools import partial
 import numpy as np
 
 from flaxlm.batch import Features, check_features, check_range
+from flaxlm.data.encoded import MixedExampleRows
 from flaxlm.data.order import Mixture, Streams, apportion, mixed, permute
 from flaxlm.data.pack import Counts
 from flaxlm.data.pieces import Documents, MixedRows, PieceRows
@@ -215,7 +216,8 @@ class EvalBatches(Sequence):
         rows: Share = slice(None),
         tables: Mapping[str, int] | None = None,
     ):
-        """At most `count` batches, fewer where the corpora have fewer rows; else as `Batches`.
+        """At most `count` batches (0: all there are), fewer where the corpora have fewer rows; else
+        as `Batches`.
 
         `components` belong to data.held_out, or to data.sources where that is (); their weights
         play no part. Without any there are no batches.
@@ -228,7 +230,8 @@ class EvalBatches(Sequence):
             else []
         )
         self._ends = np.cumsum([0, *(len(windows) for windows in self._windows)])[1:]
-        self._rows = min(int(self._ends[-1]), count * phase.batch) if components else 0
+        every = int(self._ends[-1]) if components else 0
+        self._rows = min(every, count * phase.batch) if count else every
         self._features = partial(
             _features, objective=objective, vocab=vocab, seed=EVALUATION_SEED, tables=tables
         )
@@ -241,14 +244,29 @@ class EvalBatches(Sequence):
     def __getitem__(self, number: int) -> Features:
         if not 0 <= number < len(self):
             raise IndexError(f"evaluation batch {number} of {len(self)}")
-        number = number * self._batch + self._place
+        component, index, row = self._at(number, self._place)
+        none = np.zeros_like(index)
+        return self._features(self._windows, component, index, none, none, row)
+
+    @property
+    def windows(self) -> list:
+        """Of each component."""
+        return list(self._windows)
+
+    def places(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """([B] component, [B] place among its windows, -1 for padding) of all rows of the global
+        batch `number`.
+        """
+        return self._at(number, np.arange(self._batch))[:2]
+
+    def _at(self, number: int, place: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(component, place among its windows or -1, number) of rows of a batch."""
+        number = number * self._batch + place
         real = number < self._rows
         row = permute(np.where(real, number, 0), int(self._ends[-1]), mixed(EVALUATION_SEED))
         component = np.searchsorted(self._ends, row, side="right")
         before = np.concatenate([[0], self._ends])[component]
-        index = np.where(real, row - before, -1)
-        none = np.zeros_like(index)
-        return self._features(self._windows, component, index, none, none, number)
+        return component, np.where(real, row - before, -1), number
 
 
 def _features(
@@ -271,13 +289,15 @@ def _features(
     return features
 
 
-def _read(windows, component, place, shift, index, vocab) -> PieceRows | MixedRows:
+def _read(windows, component, place, shift, index, vocab):
     """The rows of a batch, each from its component's windows, in the order of the batch."""
     parts = [(np.flatnonzero(component == c), windows[c]) for c in np.unique(component).tolist()]
     rows = [(at, w.rows(place[at], shift[at], index=index[at], pad=vocab.pad)) for at, w in parts]
     for _, part in rows:  # before an objective looks ids up in tables of the vocabulary
         check_range("tokens", part.tokens, vocab.size, rows=part.index)
-    return rows[0][1] if len(rows) == 1 else MixedRows(index, rows)
+    if len(rows) == 1:
+        return rows[0][1]
+    return (MixedRows if isinstance(rows[0][1], PieceRows) else MixedExampleRows)(index, rows)
 
 
 def _digest(facts: dict) -> str:

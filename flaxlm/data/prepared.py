@@ -9,6 +9,7 @@ from pathlib import Path
 
 from flaxlm.data.corpus import Corpus
 from flaxlm.data.corpus_files import FORMAT, check_once
+from flaxlm.data.examples import PACKING, TaskExamples, open_examples
 from flaxlm.data.files import alone, cache_folder, key, write_whole
 from flaxlm.data.prepare import prepare
 from flaxlm.data.sources import documents, fingerprint
@@ -23,13 +24,13 @@ class Prepared:
 
     Attributes:
       vocab: the vocabulary of all corpora.
-      train: (corpus, weight) per source.
+      train: (corpus, or examples of a task; weight) per source.
       held_out: the same for evaluation; empty if the run has no held-out text.
     """
 
     vocab: Vocab
-    train: list[tuple[Corpus, float]]
-    held_out: list[tuple[Corpus, float]]
+    train: list[tuple[Corpus | TaskExamples, float]]
+    held_out: list[tuple[Corpus | TaskExamples, float]]
 
 
 def open_data(data: Data, *, cache: Path | None = None) -> Prepared:
@@ -54,6 +55,8 @@ def open_data(data: Data, *, cache: Path | None = None) -> Prepared:
         if not source.weight > 0:
             raise ConfigError(f"weight {source.weight} of {source.uri}: must be above 0")
     vocab = _vocab(data, cache)
+    if data.packing == PACKING:
+        return Prepared(vocab, *open_examples(data))
     share = 0.0 if data.held_out else data.held_out_share
     train = [(_open(s, vocab, share, cache), s.weight) for s in data.sources]
     if data.held_out:

@@ -154,6 +154,43 @@ class SentencepieceVocab(Vocab):
             cut += [self._processor.piece_to_id(part) for part in (*number, ",")]
         return cut
 
+    def _spans(self, text: str, ids: list[int]) -> list[tuple[int, int]]:
+        from sentencepiece import sentencepiece_pb2  # needs protobuf, which spans alone do
+
+        prepared, origin = self._traced(text)
+        found = self._processor.encode(prepared, out_type="serialized_proto")
+        # The model counts bytes.
+        size = [len(c.encode()) for c in prepared]
+        origin = np.append(np.repeat(origin[:-1], size), origin[-1])
+        spans = []
+        for piece in sentencepiece_pb2.SentencePieceText.FromString(found).pieces:
+            cut = [piece.id]
+            if self._prepare is not _plain and piece.id in self._digit_comma:
+                cut = self._take_commas_off([piece.id])
+            ends = [piece.end]
+            for at in cut[:0:-1]:  # digits and commas, a byte each
+                ends.append(ends[-1] - len(self._spellings[at].replace("▁", "")))
+            spans += zip([piece.begin, *ends[:0:-1]], ends[::-1], strict=True)
+        assert len(spans) == len(ids), f"{len(spans)} spans of {len(ids)} pieces"
+        return [
+            (int(origin[a]), int(origin[b - 1]) + 1 if b > a else int(origin[a])) for a, b in spans
+        ]
+
+    def _traced(self, text: str) -> tuple[str, list[int]]:
+        """(the text as the model gets it, for each of its characters and its end the character of
+        `text` that it comes from).
+        """
+        if self._prepare is _plain:
+            return text, list(range(len(text) + 1))
+        prepared, origin, at = [], [], 0
+        while at < len(text):
+            size = 2 if text[at : at + 2] in ("``", "''") else 1
+            made = self._prepare(text[at : at + size])
+            prepared.append(made)
+            origin += [at] * len(made)
+            at += size
+        return "".join(prepared), [*origin, len(text)]
+
     def _decode(self, ids: list[int]) -> str:
         parts, run = [], []
         for at in ids:

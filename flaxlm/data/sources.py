@@ -1,8 +1,9 @@
 """Documents out of text, JSONL, parquet, TFDS and the embedded corpus (`formats` reads the files).
 
 What a document is: `text:` one file; `lines:` one line; `jsonl:`, `parquet:`, `tfds:` one record's
-text field. No document is longer than `LONGEST` characters: longer ones are cut at the paragraph,
-line, sentence or word border before the limit, so a book or a 40 MB line becomes many documents.
+text field; `task:` one text of an example. No document is longer than `LONGEST` characters: longer
+ones are cut at the paragraph, line, sentence or word border before the limit, so a book or a 40 MB
+line becomes many documents.
 Nothing is lost in silence: `Counts` says what happened.
 """
 
@@ -82,6 +83,10 @@ def fingerprint(source: Source) -> str:
         from flaxlm.data import tfds_source
 
         facts = tfds_source.fingerprint(name)
+    elif kind == "task":
+        from flaxlm.data import examples
+
+        facts = key(list(examples.texts(source)))
     else:
         facts = [
             [os.path.abspath(p), os.stat(p).st_size, os.stat(p).st_mtime_ns] for p in _files(source)
@@ -92,7 +97,7 @@ def fingerprint(source: Source) -> str:
 
 def _kind(source: Source) -> tuple[str, str]:
     kind, colon, name = source.uri.partition(":")
-    kinds = ("embedded", "tfds", "text", "lines", "jsonl", "parquet")
+    kinds = ("embedded", "tfds", "text", "lines", "jsonl", "parquet", "task")
     if kind == "corpus" and colon:
         raise ConfigError(
             f"{source.uri} is prepared already: it is trained on, not prepared or tokenised again"
@@ -125,6 +130,10 @@ def _open(source: Source, counts: Counts) -> Iterator[Iterator[str]]:
         from flaxlm.data import tfds_source
 
         return ([text] for text in tfds_source.texts(name, source.split, source.field, decode))
+    if kind == "task":
+        from flaxlm.data import examples
+
+        return ([text] for text in examples.texts(source))
     files = _files(source)
     if kind == "text":
         return (parts for path in files for parts in formats.text_file(path, decode))

@@ -19,9 +19,10 @@ class Source:
       uri: "embedded:english" (needs no download), "tfds:c4/en", "text:PATTERN" (a file is a
         document), "lines:PATTERN" (a line is one), "jsonl:PATTERN" (all three .gz and .zst too),
         "parquet:PATTERN" or "corpus:FOLDER" (prepared by `python -m flaxlm.data prepare`). A
-        PATTERN is a glob.
+        PATTERN is a glob. "task:SUITE/NAME" or "task:SUITE/NAME@FOLDER": the examples of a task
+        (`flaxlm.tasks`), by its TFDS name or from the publisher's files in FOLDER.
       weight: share of the mixture, relative to the other sources' weights.
-      split: of a TFDS data set or a prepared corpus.
+      split: of a TFDS data set, a task or a prepared corpus.
       field: name of the text column of JSONL, parquet and TFDS sources.
       on_decode_error: what is not UTF-8 stops the preparation with its place ("error"), becomes
         U+FFFD ("replace"), or its document is left out ("skip"); the last two are counted. The
@@ -138,8 +139,8 @@ class Data:
       packing: "stream" (documents concatenated and cut into rows, as T5 and GPT do), "pack" (whole
         pieces of documents packed best-fit into rows), "split" (one piece of one document per row,
         padded), "sentences" (as many whole sentences of one document as fit, padded),
-        "full_sentences" (the same across documents) or "continue" (each row goes on where that row
-        of the batch before ended).
+        "full_sentences" (the same across documents), "continue" (each row goes on where that row
+        of the batch before ended) or "examples" (of tasks).
       phases: changes of length and batch on the way, in the order of their starts; until the first
         of them the run has `length` and `batch`.
     """

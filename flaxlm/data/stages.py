@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from flaxlm.data.examples import PACKING, ExampleWindows
 from flaxlm.data.order import Epochs, mixed
 from flaxlm.data.pack import Windows
 from flaxlm.data.spec import Data, Phase
@@ -29,7 +30,7 @@ class Stage:
     """
 
     phase: Phase
-    windows: list[Windows]
+    windows: list[Windows] | list[ExampleWindows]
     epochs: list[Epochs]
     place: np.ndarray
     rows: int
@@ -41,7 +42,7 @@ def stages_of(
     components, names, objective, vocab, data: Data, seed: int, rows: Share
 ) -> list[Stage]:
     """The phases of a run, each with what was before it; arguments as those of `Batches`."""
-    windows: dict[int, list[Windows]] = {}
+    windows: dict[int, list[Windows] | list[ExampleWindows]] = {}
     epochs: dict[int, list[Epochs]] = {}
     samples: dict[int, int] = {}
     stages: list[Stage] = []
@@ -74,13 +75,20 @@ def share_of(rows: Share, batch: int) -> np.ndarray:
     return rows(batch) if callable(rows) else np.arange(batch)[rows]
 
 
-def windows_of(components, names, objective, vocab, packing: str, length: int) -> list[Windows]:
+def windows_of(
+    components, names, objective, vocab, packing: str, length: int
+) -> list[Windows] | list[ExampleWindows]:
     """The windows of each component in rows of one length.
 
     Raises:
       DataError: a component makes no row, or one alone where the objective pairs rows.
     """
     assert len(components) == len(names) > 0, f"{len(components)} corpora for {len(names)} sources"
+    if packing == PACKING:
+        return [
+            ExampleWindows(some, objective, vocab, length=length, name=name)
+            for (some, _), name in zip(components, names, strict=True)
+        ]
     width, separator = objective.window(length), objective.separator(vocab)
     found = [
         Windows(corpus, width=width, packing=packing, separator=separator, name=name)

@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from flaxlm.data.files import digest
 from flaxlm.data.formats import Decoder
@@ -32,6 +33,25 @@ def texts(name: str, split: str, field: str, decode: Decoder) -> Iterator[str]:
     if field not in builder.info.features:
         known = ", ".join(sorted(builder.info.features))
         raise DataError(f"tfds:{name} has no field {field!r}; there are: {known}")
+    for at, record in enumerate(_records(builder, name, split)):
+        value = record[field]
+        if not isinstance(value, bytes):
+            raise DataError(f"tfds:{name}: field {field!r} holds {type(value).__name__}, not text")
+        if (text := decode(value, f"tfds:{name}:{split}:{at}")) is not None:
+            yield text
+
+
+def records(name: str, split: str) -> Iterator[dict[str, Any]]:
+    """The records of a split, in file order: texts are bytes, labels are indices.
+
+    Raises:
+      MissingInput: not prepared here, or in a format that needs TensorFlow.
+      ConfigError: no such split.
+    """
+    return _records(_builder(name), name, split)
+
+
+def _records(builder, name: str, split: str) -> Iterator[dict[str, Any]]:
     try:
         source = builder.as_data_source(split=split)
     except ValueError as error:
@@ -40,15 +60,7 @@ def texts(name: str, split: str, field: str, decode: Decoder) -> Iterator[str]:
         known = ", ".join(builder.info.splits)
         raise ConfigError(f"tfds:{name} has no split {split!r}; there are: {known}") from error
     for start in range(0, len(source), _BLOCK):
-        keys = range(start, min(start + _BLOCK, len(source)))
-        for at, record in zip(keys, source.__getitems__(keys), strict=True):
-            value = record[field]
-            if not isinstance(value, bytes):
-                raise DataError(
-                    f"tfds:{name}: field {field!r} holds {type(value).__name__}, not text"
-                )
-            if (text := decode(value, f"tfds:{name}:{split}:{at}")) is not None:
-                yield text
+        yield from source.__getitems__(range(start, min(start + _BLOCK, len(source))))
 
 
 def fingerprint(name: str) -> str:

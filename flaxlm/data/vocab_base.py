@@ -112,6 +112,10 @@ class Vocab(ABC):
         """Ids of each text; ValueError or TypeError for text that is none."""
 
     @abstractmethod
+    def _spans(self, text: str, ids: list[int]) -> list[tuple[int, int]]:
+        """(first, last + 1) of the characters of each of the `ids` of `text`."""
+
+    @abstractmethod
     def _decode(self, ids: list[int]) -> str:
         """Text of legal ids without the silent ones."""
 
@@ -162,6 +166,19 @@ class Vocab(ABC):
                         f"text {number} has a lone surrogate, half of a character"
                     ) from error
             raise
+
+    def encode_spans(self, texts: list[str]) -> list[tuple[list[int], np.ndarray]]:
+        """Of each text its ids, as `encode_batch` gives them, and [n, 2] the characters of the text
+        that each of them stands for: first, last + 1, without the spaces around.
+
+        Raises:
+          DataError: as `encode`.
+        """
+        every = self.encode_batch(texts)
+        return [
+            (ids, _trimmed(text, self._spans(text, ids)))
+            for text, ids in zip(texts, every, strict=True)
+        ]
 
     def decode(self, ids) -> str:
         """The text of `ids`; sentinels, cls, sep and mask are spelt out, pad, eos and bos are
@@ -224,6 +241,17 @@ class Vocab(ABC):
     def _names(self) -> re.Pattern:
         names = "|".join(map(re.escape, sorted(self._ids, key=len, reverse=True)))
         return re.compile(names or "(?!)")  # without names nothing, not everything
+
+
+def _trimmed(text: str, spans: list[tuple[int, int]]) -> np.ndarray:
+    found = np.empty((len(spans), 2), np.int32)
+    for at, (first, stop) in enumerate(spans):
+        part = text[first:stop]
+        if inner := part.strip():
+            first += len(part) - len(part.lstrip())
+            stop = first + len(inner)
+        found[at] = first, stop
+    return found
 
 
 def short(value) -> str:

@@ -73,6 +73,9 @@ class WordPieceVocab(Vocab):
     def _encode(self, texts: list[str]) -> list[list[int]]:
         return [self._tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
 
+    def _spans(self, text: str, ids: list[int]) -> list[tuple[int, int]]:
+        return self._tokenizer.encode(text, add_special_tokens=False).offsets
+
     def _decode(self, ids: list[int]) -> str:
         text = " ".join(self._spellings[at] for at in ids).replace(" ##", "")
         text = _NO_SPACE_AFTER.sub("", _NO_SPACE_BEFORE.sub("", text))

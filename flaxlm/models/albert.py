@@ -92,5 +92,25 @@ class Model(MaskedLanguageModel, bert.Model):
     """
 
 
-class Encoder(MaskedLanguageModel, bert.Encoder):
+class Body(MaskedLanguageModel, bert.Body):
+    """ALBERT without heads and pooler; outputs as `bert.Body`."""
+
+
+class Encoder(Body, bert.Encoder):
     """ALBERT without heads; outputs as `bert.Encoder`."""
+
+
+class Classifier(bert.Classifier):
+    """Classes of a row, on an `Encoder`."""
+
+
+class Chooser(bert.Chooser):
+    """One number for each ending of a multiple choice."""
+
+
+class Tagger(bert.Tagger):
+    """Tags of all tokens, on a `Body`."""
+
+
+class SpanReader(bert.SpanReader):
+    """Beginnings and ends of answers, on a `Body`."""

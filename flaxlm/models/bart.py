@@ -19,7 +19,6 @@ from functools import partial
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jax.nn.initializers import normal, zeros
 
 from flaxlm.batch import Batch
@@ -138,7 +137,7 @@ class Tower(nn.Module):
     def __call__(self, x_BLD, mask, memory_BSD=None, memory_mask=None, *, train):
         size = self.size
         positions = Learned(size.positions + OFFSET, normal(0.02), OFFSET, name="positions")
-        x_BLD = positions.embed(x_BLD, jnp.arange(x_BLD.shape[1])[None])
+        x_BLD = positions.embed(x_BLD, mask.places(x_BLD.shape[1])[None])
         x_BLD = LayerNorm(size.eps, name="embedding_norm")(x_BLD)
         x_BLD = Dropout(size.dropout, name="dropout")(x_BLD, train=train)
         return stack(
@@ -190,12 +189,12 @@ class Model(nn.Module):
 
     def decode(self, encoder_BLD: jax.Array, batch: Batch, *, train: bool) -> dict:
         """Logits and hidden states of the decoder, as `__call__`; does not read batch["tokens"]."""
-        segments = batch["decoder_segments"]
+        past = masks.own_past(batch, "decoder_")
         hidden_BMD = self.decoder(
             self.embed(batch["decoder_tokens"]),
-            masks.same_segment(segments) & masks.causal(),
+            past,
             encoder_BLD,
-            masks.same_segment(segments, batch["segments"]),
+            masks.same_segment(past.query_segments, batch["segments"]),
             train=train,
         )
         readout = Readout(hidden_BMD, self.embed.table_VD, vocab=self.size.vocab, transposed=True)

@@ -7,6 +7,9 @@ tokens with the word table as its matrix, a pooler on the first token and a two-
   Model                the published pretraining model, masked tokens and pairs.
   MaskedLanguageModel  the same without pooler and pair head.
   Encoder              the same without heads.
+  Body                 the same without pooler.
+  Classifier, Chooser  an Encoder with a head for rows; Tagger, SpanReader: a Body with one for
+                       tokens.
 
 Two choices are values. `activation`: `gelu_tanh` is the published code since February 2019 (the
 whole-word-masking and the small checkpoints), `gelu_erf` its first release (base and large of 2018,
@@ -16,7 +19,8 @@ and what Hugging Face calls "gelu"). `positions`: None is the learned table; RoF
 Its parts serve families that descend from it: `Embeddings`, `encode`, `MaskedHead`.
 
 Parity: transformers' BertForPreTraining, BertForMaskedLM, RoFormerForMaskedLM (convert/bert.py,
-tests/parity/make_bert.py). Initial values as the published code: truncated normal, 0.02.
+tests/parity/make_bert.py) and its heads for tasks (convert/heads.py, tests/parity/make_heads.py).
+Initial values as the published code: truncated normal, 0.02.
 Shapes: `B` batch, `L` length, `D` width, `E` width of the embedding, `H` heads, `F` mlp,
 `V` vocabulary (padded).
 """
@@ -34,7 +38,7 @@ from flaxlm.batch import Batch
 from flaxlm.errors import ConfigError
 from flaxlm.losses import Readout
 from flaxlm.named import param
-from flaxlm.nn import masks
+from flaxlm.nn import heads, masks
 from flaxlm.nn.attention import Attention
 from flaxlm.nn.block import Block, post_norm
 from flaxlm.nn.compute import Compute
@@ -370,19 +374,47 @@ class Model(MaskedLanguageModel):
         return {"pooled": pooled_BD, "pair_logits": pair.astype(jnp.float32)}
 
 
-class Encoder(MaskedLanguageModel):
-    """BERT without heads: outputs hidden, embedded, pooled."""
+class Body(MaskedLanguageModel):
+    """BERT without heads and pooler: outputs hidden, embedded."""
 
     def predictions(self, hidden_BLD, table_VE):
         return {}
-
-    def pooled(self, hidden_BLD):
-        return {"pooled": _pool(self, hidden_BLD)}
 
     def flops(self, shapes):
         size, (rows, length) = self.size, shapes["tokens"]
         widen = 2 * length * size.embed_width * size.width
         return float(rows * (size.depth * layer_flops(size, length) + widen))
+
+
+class Encoder(Body):
+    """BERT without heads: outputs hidden, embedded, pooled."""
+
+    def pooled(self, hidden_BLD):
+        return {"pooled": _pool(self, hidden_BLD)}
+
+
+class Classifier(heads.PooledClassifier):
+    """Classes of a row, on an `Encoder`."""
+
+    kernel_init = staticmethod(init)
+
+
+class Chooser(Classifier):
+    """One number for each ending of a multiple choice."""
+
+    classes: int = 1
+
+
+class Tagger(heads.TokenClassifier):
+    """Tags of all tokens, on a `Body`."""
+
+    kernel_init = staticmethod(init)
+
+
+class SpanReader(heads.SpanReader):
+    """Beginnings and ends of answers, on a `Body`."""
+
+    kernel_init = staticmethod(init)
 
 
 def _pool(model: MaskedLanguageModel, hidden_BLD: jax.Array) -> jax.Array:

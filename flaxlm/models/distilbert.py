@@ -15,7 +15,7 @@ import jax
 from jax.nn.initializers import normal, zeros
 
 from flaxlm.models import bert
-from flaxlm.nn import masks
+from flaxlm.nn import heads, masks
 from flaxlm.nn.attention import Attention
 from flaxlm.nn.block import Block, post_norm
 from flaxlm.nn.dropout import Dropout
@@ -84,3 +84,37 @@ class Model(bert.MaskedLanguageModel):
             compute=self.compute,
             train=train,
         )
+
+
+class Body(Model, bert.Body):
+    """DistilBERT without its head; outputs as `bert.Body`."""
+
+
+class Classifier(heads.DenseClassifier):
+    """Classes of a row, on a `Body`: [CLS] through a dense layer and ReLU."""
+
+    dropout: float = 0.2
+
+    activation = staticmethod(jax.nn.relu)
+    drops_first = False
+    kernel_init = staticmethod(_init)
+
+
+class Chooser(Classifier):
+    """One number for each ending of a multiple choice."""
+
+    classes: int = 1
+
+
+class Tagger(heads.TokenClassifier):
+    """Tags of all tokens, on a `Body`."""
+
+    kernel_init = staticmethod(_init)
+
+
+class SpanReader(heads.SpanReader):
+    """Beginnings and ends of answers, on a `Body`."""
+
+    dropout: float = 0.1
+
+    kernel_init = staticmethod(_init)

@@ -6,7 +6,9 @@ discriminator says of every token whether the generator put it there.
 
   Model          both, as they are pretrained together.
   Generator      the generator alone: a masked language model.
-  Discriminator  the discriminator alone: what is fine-tuned afterwards.
+  Discriminator  the discriminator alone.
+  Body           the same without its head: what is fine-tuned, under `Classifier`, `Chooser`,
+                 `Tagger` or `SpanReader`.
 
 Word, position and type tables and their norm are shared; each net has its own change of width where
 the embedding is not as wide as itself. erf GELU, no pooler.
@@ -29,6 +31,7 @@ from flaxlm.batch import Batch
 from flaxlm.errors import ConfigError
 from flaxlm.losses import Readout
 from flaxlm.models import bert
+from flaxlm.nn import heads
 from flaxlm.nn.compute import Compute
 from flaxlm.nn.embed import padded
 from flaxlm.nn.linear import Linear
@@ -219,7 +222,28 @@ class Generator(bert.MaskedLanguageModel):
     activation: Callable = bert.gelu_erf
 
 
-class Discriminator(_DiscriminatorTower):
+class _Alone(_Tower):
+    """A discriminator with tables of its own."""
+
+    def embedded(self, batch: Batch, train: bool) -> jax.Array:
+        """[B, L, E]; for a compact method."""
+        positions = Learned(self.size.length, kernel_init=bert.init, parent=None)
+        embed = bert.Embeddings(self.size, positions, self.compute.type, name="embed")
+        return embed(batch, train=train)
+
+    @property
+    def longest(self) -> int:
+        """Rows of the position table."""
+        return self.size.length
+
+    def flops(self, shapes: Mapping[str, tuple[int, ...]]) -> float:
+        """Forward FLOPs of the matrix products of the layers of one batch {feature: shape}."""
+        size, (rows, length) = self.size, shapes["tokens"]
+        widen = 2 * length * size.embed_width * size.width
+        return float(rows * (size.depth * bert.layer_flops(size, length) + widen))
+
+
+class Discriminator(_Alone, _DiscriminatorTower):
     """The discriminator alone: reads tokens, segments, positions, types.
 
     Attributes:
@@ -230,19 +254,47 @@ class Discriminator(_DiscriminatorTower):
     @nn.compact
     def __call__(self, batch: Batch, *, train: bool) -> dict:
         """Outputs replaced [B, L] fp32 logits, hidden and embedded [B, L, D]."""
-        size = self.size
-        positions = Learned(size.length, kernel_init=bert.init, parent=None)
-        embed = bert.Embeddings(size, positions, self.compute.type, name="embed")
-        return self.judged(embed(batch, train=train), batch, train)
-
-    @property
-    def longest(self) -> int:
-        """Rows of the position table."""
-        return self.size.length
+        return self.judged(self.embedded(batch, train), batch, train)
 
     def flops(self, shapes: Mapping[str, tuple[int, ...]]) -> float:
         """Forward FLOPs of the matrix products of one batch {feature: shape}."""
-        size, (rows, length) = self.size, shapes["tokens"]
-        widen = 2 * length * size.embed_width * size.width
-        head = 2 * length * size.width * (size.width + 1)
-        return float(rows * (size.depth * bert.layer_flops(size, length) + widen + head))
+        rows, length = shapes["tokens"]
+        width = self.size.width
+        return super().flops(shapes) + float(rows * 2 * length * width * (width + 1))
+
+
+class Body(_Alone):
+    """The discriminator without its head, to be fine-tuned; attributes as `Discriminator`."""
+
+    @nn.compact
+    def __call__(self, batch: Batch, *, train: bool) -> dict:
+        """Outputs hidden and embedded [B, L, D]."""
+        embedded_BLD, hidden_BLD = self.hidden(self.embedded(batch, train), batch, train)
+        return {"hidden": hidden_BLD, "embedded": embedded_BLD}
+
+
+class Classifier(heads.DenseClassifier):
+    """Classes of a row, on a `Body`: [CLS] through a dense layer and GELU."""
+
+    activation = staticmethod(bert.gelu_erf)
+    kernel_init = staticmethod(bert.init)
+
+
+class Chooser(Classifier):
+    """One number for each ending of a multiple choice."""
+
+    classes: int = 1
+
+    drops_first = False
+
+
+class Tagger(heads.TokenClassifier):
+    """Tags of all tokens, on a `Body`."""
+
+    kernel_init = staticmethod(bert.init)
+
+
+class SpanReader(heads.SpanReader):
+    """Beginnings and ends of answers, on a `Body`."""
+
+    kernel_init = staticmethod(bert.init)

@@ -94,6 +94,8 @@ class Model(nn.Module):
       compute: how to compute.
     """
 
+    prompt = "A"  # what it reads before it goes on, as a `convert.tokenizer.Template` says it
+
     size: Size
     compute: Compute = Compute()
 
@@ -117,7 +119,7 @@ class Model(nn.Module):
         hidden_BLD = stack(
             _block(size),
             x_BLD,
-            masks.same_segment(batch["segments"]) & masks.causal(),
+            masks.own_past(batch),
             depth=size.depth,
             compute=self.compute,
             train=train,

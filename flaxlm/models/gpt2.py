@@ -86,6 +86,8 @@ class Model(nn.Module):
       positions: the position encoding; None: a learned table of size.positions rows, as published.
     """
 
+    prompt = gpt1.Model.prompt
+
     size: Size
     compute: Compute = Compute()
     positions: Position | None = None
@@ -105,10 +107,11 @@ class Model(nn.Module):
             encoding = Learned(size.positions, normal(0.01), name="positions")
         x_BLD = encoding.embed(embed(batch["tokens"]), batch["positions"])
         x_BLD = Dropout(size.dropout, name="dropout")(x_BLD, train=train)
+        mask = masks.own_past(batch)
         x_BLD = self.layers(
             x_BLD,
-            masks.same_segment(batch["segments"]) & masks.causal(),
-            encoding.bias(size.heads, length, length),
+            mask,
+            encoding.bias(size.heads, length, mask.keys().shape[1], mask.first),
             encoding.rotation(batch["positions"], size.head_dim),
             train=train,
         )

@@ -13,9 +13,11 @@ Shapes as models/bert.py.
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import jax.numpy as jnp
 from jax.nn.initializers import normal
 
 from flaxlm.models import bert
+from flaxlm.nn import heads
 from flaxlm.nn.positions import Learned, Position
 
 OFFSET = 2  # rows of the table before that of position 0
@@ -56,7 +58,31 @@ class Model(bert.MaskedLanguageModel):
         return super().encoding()
 
 
-class Encoder(Model, bert.Encoder):
+class Body(Model, bert.Body):
+    """RoBERTa without its head; outputs as `bert.Body`."""
+
+
+class Encoder(Body, bert.Encoder):
     """RoBERTa without its head but with a pooler, as transformers' bare RobertaModel; outputs as
     `bert.Encoder`.
     """
+
+
+class Classifier(heads.DenseClassifier):
+    """Classes of a row, on a `Body`: <s> through a dense layer and tanh."""
+
+    activation = staticmethod(jnp.tanh)
+
+
+class Chooser(heads.PooledClassifier):
+    """One number for each ending of a multiple choice, on an `Encoder`."""
+
+    classes: int = 1
+
+
+class Tagger(heads.TokenClassifier):
+    """Tags of all tokens, on a `Body`."""
+
+
+class SpanReader(heads.SpanReader):
+    """Beginnings and ends of answers, on a `Body`."""

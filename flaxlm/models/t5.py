@@ -158,7 +158,7 @@ class Tower(nn.Module):
         size, length = self.size, x_BLD.shape[1]
         drop = partial(Dropout(size.dropout, shared=(-2,), name="dropout"), train=train)
         bias = RelativeBias(size.buckets, size.max_distance, self.two_sided, name="bias").bias(
-            size.heads, length, length
+            size.heads, length, mask.keys().shape[1], mask.first
         )
         x_BLD = stack(
             _block(size, self.mlp),
@@ -230,12 +230,12 @@ class Model(_Base):
 
     def decode(self, encoder_BLD: jax.Array, batch: Batch, *, train: bool) -> dict:
         """Logits and hidden states of the decoder, as `__call__`; does not read batch["tokens"]."""
-        segments = batch["decoder_segments"]
+        past = masks.own_past(batch, "decoder_")
         hidden_BMD = self.decoder(
             self.embed(batch["decoder_tokens"]),
-            masks.same_segment(segments) & masks.causal(),
+            past,
             encoder_BLD,
-            masks.same_segment(segments, batch["segments"]),
+            masks.same_segment(past.query_segments, batch["segments"]),
             train=train,
         )
         return {"logits": self.readout(hidden_BMD), "hidden": hidden_BMD}
@@ -269,17 +269,17 @@ class LanguageModel(_Base):
     mlp = staticmethod(relu)
     tied = True
     two_sided = False
+    prompt = "pad A"  # what it reads before it goes on, as a `convert.tokenizer.Template` says it
 
     def make_towers(self, tower):
         self.decoder = tower(self.size.depth, two_sided=self.two_sided)
 
     def visible(self, batch: Batch) -> masks.Mask:
-        return masks.causal()
+        return masks.own_past(batch)
 
     def __call__(self, batch: Batch, *, train: bool) -> dict:
         """Readout and hidden states [B, L, D], as `Model`."""
-        mask = masks.same_segment(batch["segments"]) & self.visible(batch)
-        hidden_BLD = self.decoder(self.embed(batch["tokens"]), mask, train=train)
+        hidden_BLD = self.decoder(self.embed(batch["tokens"]), self.visible(batch), train=train)
         return {"logits": self.readout(hidden_BLD), "hidden": hidden_BLD}
 
     def flops(self, shapes: Mapping[str, tuple[int, ...]]) -> float:
@@ -298,9 +298,10 @@ class PrefixLanguageModel(LanguageModel):
     """
 
     two_sided = True
+    prompt = "pad A eos"
 
     def visible(self, batch: Batch) -> masks.Mask:
-        return masks.prefix(batch["prefix"])
+        return masks.prefix(batch["prefix"], masks.own_past(batch))
 
 
 def _attention_flops(size: Size, queries: int, keys: int) -> int:

@@ -13,6 +13,9 @@ pair or not". A readout tied to the embedding table, with a bias.
 
 Their parameters are the same tree, so weights go from one to the other as they are.
 
+  Body            the first of them without its head: what is fine-tuned, under `Classifier`,
+                  `Chooser`, `Tagger` or `SpanReader`.
+
 With `size.memory`, attention also sees the inputs that each layer had in the segments before
 (feature and output "memory"); the step carries them. Such a memory is all visible and counts as
 type 0, and rows must go on where they ended: `Data.packing` "continue". The published pretraining
@@ -42,7 +45,7 @@ from flaxlm.errors import ConfigError
 from flaxlm.losses import Readout
 from flaxlm.models.bert import gelu_tanh
 from flaxlm.named import param
-from flaxlm.nn import masks, relative
+from flaxlm.nn import heads, masks, relative
 from flaxlm.nn.block import post_norm
 from flaxlm.nn.compute import Compute
 from flaxlm.nn.dropout import Dropout
@@ -271,7 +274,6 @@ class Model(nn.Module):
         embed = Embed(size.vocab, size.width, init, self.compute.type, name="embed")
         query = Table(1, size.width, glorot_uniform(), self.compute.type, "types", name="query")
         drop = partial(Dropout(size.dropout, name="dropout"), train=train)
-        bias_V = self.param("bias", param(zeros, "vocab"), (padded(size.vocab),), jnp.float32)
 
         content_BLD, query_1D = embed(batch["tokens"]), query.table_ND.astype(self.compute.type)
         streams, views = self.streams(batch, content_BLD, query_1D)
@@ -291,16 +293,25 @@ class Model(nn.Module):
             collect=True,
         )
         streams = tuple(map(drop, streams))
-        readout = Readout(
-            streams[-1], embed.table_VD, bias=bias_V, vocab=size.vocab, transposed=True,
-            length="length" if views[-1].places is None else "slots",
-        )  # fmt: skip
-        outputs = {"logits": readout, "hidden": streams[0]}
+        length = "length" if views[-1].places is None else "slots"
+        outputs = {
+            **self.predictions(streams[-1], embed.table_VD, length),
+            "hidden": streams[0],
+        }
         if size.memory:
             memory = jnp.swapaxes(memory, 0, 1)
             memory = constrain(memory, "batch", "layers", "memory", "width")
             outputs["memory"] = jax.lax.stop_gradient(memory)
         return outputs
+
+    def predictions(self, x_BQD: jax.Array, table_VD: jax.Array, length: str) -> dict:
+        """Outputs of the head; parameter bias. `length` is the dim name of Q."""
+        vocab = self.size.vocab
+        bias_V = self.param("bias", param(zeros, "vocab"), (padded(vocab),), jnp.float32)
+        readout = Readout(
+            x_BQD, table_VD, bias=bias_V, vocab=vocab, transposed=True, length=length
+        )  # fmt: skip
+        return {"logits": readout}
 
     def streams(self, batch: Batch, content_BLD: jax.Array, query_1D: jax.Array):
         """(streams, views): what goes through the layers, and what each of them sees."""
@@ -360,3 +371,42 @@ class TwoStreamModel(Model):
         """Forward FLOPs, as `Model.flops`."""
         slots = shapes["slots"][1]
         return self._flops(*shapes["tokens"], slots=slots, read=slots)
+
+
+class Body(Model):
+    """XLNet without its head: output hidden, and memory if there is one."""
+
+    def predictions(self, x_BQD, table_VD, length):
+        return {}
+
+    def flops(self, shapes):
+        return self._flops(*shapes["tokens"], slots=0, read=0)
+
+
+class Classifier(heads.DenseClassifier):
+    """Classes of a row, on a `Body`: the last token, [CLS], through a dense layer and tanh."""
+
+    activation = staticmethod(jnp.tanh)
+    last = True
+    drops_first = False
+    kernel_init = staticmethod(init)
+
+
+class Chooser(Classifier):
+    """One number for each ending of a multiple choice."""
+
+    classes: int = 1
+
+
+class Tagger(heads.TokenClassifier):
+    """Tags of all tokens, on a `Body`; nothing is dropped out."""
+
+    dropout: float = 0.0
+
+    kernel_init = staticmethod(init)
+
+
+class SpanReader(heads.SpanReader):
+    """Beginnings and ends of answers, on a `Body`."""
+
+    kernel_init = staticmethod(init)

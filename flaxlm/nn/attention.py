@@ -8,6 +8,7 @@ from functools import partial
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from flaxlm.nn.dropout import Dropout
@@ -55,6 +56,11 @@ class Attention(nn.Module):
     ) -> jax.Array:
         """[B, Q, D]: `x` attends to `memory`, which is `x` in self-attention.
 
+        Keys and values [B, S, H, K] come from earlier calls where the collection "past" has "keys"
+        and "values": in self-attention those of the positions before `mask.first`, among which
+        the call puts its own; in attention to a memory all, and the memory is not read. What a call
+        computes it sows in the collection "present", if that is mutable.
+
         Args:
           mask, bias: see `nn.kernels.attend`. A `Relative` bias is computed here from queries and
             keys, with parameters "relative" (nn.relative.RelativeScores).
@@ -73,10 +79,23 @@ class Attention(nn.Module):
             return constrain(y, "batch", "length", "heads", "head_dim")
 
         q_BQHK = heads_of(x_BQD, "query", self.query_init)
-        k_BSHK = heads_of(memory_BSD, "key", None)
-        v_BSHK = heads_of(memory_BSD, "value", None)
-        if rotation is not None:
-            q_BQHK, k_BSHK = rotation(q_BQHK), rotation(k_BSHK)
+        past = self._past()
+        if past is not None and memory_BSD is not x_BQD:
+            assert rotation is None, "positions of a memory are its own"
+            k_BSHK, v_BSHK = past
+        else:
+            k_BSHK = heads_of(memory_BSD, "key", None)
+            v_BSHK = heads_of(memory_BSD, "value", None)
+            if rotation is not None:
+                q_BQHK, k_BSHK = rotation(q_BQHK), rotation(k_BSHK)
+            if self.is_mutable_collection("present"):
+                self.sow("present", "keys", k_BSHK, reduce_fn=_last)
+                self.sow("present", "values", v_BSHK, reduce_fn=_last)
+            if past is not None:
+                k_BSHK, v_BSHK = (
+                    jax.lax.dynamic_update_slice_in_dim(before, own, mask.first, axis=1)
+                    for before, own in zip(past, (k_BSHK, v_BSHK), strict=True)
+                )
         # Kept as they are used, after bias and rotation: neither is computed again.
         q_BQHK, k_BSHK, v_BSHK = (checkpoint_name(x, "qkv") for x in (q_BQHK, k_BSHK, v_BSHK))
         length, heads = attention_axes(self.heads)
@@ -84,7 +103,10 @@ class Attention(nn.Module):
             length, heads = "length", "heads"
             k_BSHK = constrain(k_BSHK, "batch", "keys", heads, "head_dim")
             relative = RelativeScores(self.heads, self.head_dim, self.kernel_init, name="relative")
-            bias = relative(q_BQHK, k_BSHK, bias.encoding) * self.scale
+            places = bias.places
+            if places is not None:
+                places = jnp.broadcast_to(places, (len(q_BQHK), places.shape[1]))
+            bias = relative(q_BQHK, k_BSHK, bias.encoding, places) * self.scale
         if self.scale != 1.0:
             q_BQHK = q_BQHK * self.scale
         q_BQHK = constrain(q_BQHK, "batch", length, heads, "head_dim")
@@ -111,6 +133,12 @@ class Attention(nn.Module):
         )
         y_BQD = checkpoint_name(y_BQD, "attention_out")
         return self.out_dropout(name="out_dropout")(y_BQD, train=train)
+
+    def _past(self):
+        """(keys, values) of earlier calls; None where there are none."""
+        if not self.has_variable("past", "keys"):
+            return None
+        return self.get_variable("past", "keys"), self.get_variable("past", "values")
 
 
 def _last(old, new):

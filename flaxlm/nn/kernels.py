@@ -52,6 +52,8 @@ def path_of(
     """
     if dropout is not None:
         return Path("reference", "dropout of attention weights")
+    if mask.first is not None:
+        return Path("reference", "a step of generation")
     if bias is not None and len(bias) > 1:
         return Path("reference", "relative scores of every row")
     kind = platform()

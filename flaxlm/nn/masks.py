@@ -2,8 +2,10 @@
 and as an array of booleans what none of them says.
 
 `B` batch, `Q` queries, `S` keys, `L` length where both are the same. Positions of both sides start
-at 0.
+at 0, but for the queries of a step of generation (`Mask.first`).
 """
+
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +22,7 @@ class Mask(struct.PyTreeNode):
       banded: a boolean (traced): whether `band` counts, for layers that differ in it; None: it
         does.
       extra: [B or 1, 1, Q or 1, S] booleans: permutations, prefixes, memory.
+      first: position of the first query among the keys (traced), in a step of generation; None: 0.
       causal: a query sees the keys up to its own position.
       band: a query sees the last `band` keys, its own position included, and all after it (so it is
         joined to `causal`); None: no band.
@@ -29,6 +32,7 @@ class Mask(struct.PyTreeNode):
     key_segments: jax.Array | None = None
     banded: jax.Array | None = None
     extra: jax.Array | None = None
+    first: jax.Array | None = None
     causal: bool = struct.field(pytree_node=False, default=False)
     band: int | None = struct.field(pytree_node=False, default=None)
 
@@ -44,6 +48,7 @@ class Mask(struct.PyTreeNode):
             key_segments=segmented.key_segments,
             banded=banded.banded,
             extra=extras[0] & extras[1] if len(extras) == 2 else extras[0] if extras else None,
+            first=self.first if other.first is None else other.first,
             causal=self.causal or other.causal,
             band=banded.band,
         )
@@ -54,7 +59,12 @@ class Mask(struct.PyTreeNode):
 
     def dense(self, queries: int, keys: int) -> jax.Array:
         """[B or 1, 1, Q, S] booleans, True where a query sees a key."""
-        return self.dense_at(jnp.arange(queries), keys)
+        return self.dense_at(self.places(queries), keys)
+
+    def places(self, queries: int) -> jax.Array:
+        """[Q] positions of the queries among the keys."""
+        at_Q = jnp.arange(queries)
+        return at_Q if self.first is None else self.first + at_Q
 
     def dense_at(self, positions_Q: jax.Array, keys: int) -> jax.Array:
         """[B or 1, 1, Q, S] of queries at these positions, whose segments and rows of `extra` this
@@ -96,10 +106,33 @@ def near(band: int) -> Mask:
     return Mask(band=band)
 
 
-def prefix(marked_BL: jax.Array) -> Mask:
-    """Keys up to the query itself, and those marked 1 wherever they are (a prefix LM)."""
-    length = marked_BL.shape[1]
-    return Mask(extra=causal().dense(length, length) | (marked_BL == 1)[:, None, None, :])
+def own_past(batch: Mapping[str, jax.Array], side: str = "") -> Mask:
+    """What a causal stack sees of its tokens: keys up to the query itself, of its segment.
+
+    Args:
+      batch: reads tokens and segments. With `column` it is a step of generation: its tokens are
+        those from that column on, its segments those of all columns.
+      side: "decoder_" for the features of a decoder.
+    """
+    segments_BS = batch[side + "segments"]
+    if "column" not in batch:
+        return same_segment(segments_BS) & causal()
+    first, queries = batch["column"], batch[side + "tokens"].shape[1]
+    segments_BQ = jax.lax.dynamic_slice_in_dim(segments_BS, first, queries, axis=1)
+    return same_segment(segments_BQ, segments_BS) & Mask(causal=True, first=first)
+
+
+def prefix(marked_BS: jax.Array, past: Mask | None = None) -> Mask:
+    """Keys up to the query itself, and those marked 1 wherever they are (a prefix LM).
+
+    Args:
+      past: what `own_past` says of the tokens: of their segments alone; None: all are one segment.
+    """
+    past = causal() if past is None else past
+    keys = marked_BS.shape[1]
+    queries = keys if past.query_segments is None else past.query_segments.shape[1]
+    before = Mask(causal=True, first=past.first).dense(queries, keys)
+    return past.replace(causal=False, extra=before | (marked_BS == 1)[:, None, None, :])
 
 
 def equal(queries_BQ: jax.Array, keys_BS: jax.Array) -> jax.Array:

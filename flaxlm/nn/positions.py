@@ -17,6 +17,7 @@ import numpy as np
 from flax import struct
 
 from flaxlm.named import param
+from flaxlm.nn.masks import Mask
 from flaxlm.sharding import attention_axes, constrain
 
 
@@ -64,9 +65,13 @@ class Position(nn.Module):
         """[B, L, D] token embeddings with what is added to them at `positions`."""
         return x_BLD
 
-    def bias(self, heads: int, queries: int, keys: int) -> jax.Array | None:
-        """[1, H, Q, S] fp32 added to the attention scores, or None; both sides start at 0. Or what
+    def bias(
+        self, heads: int, queries: int, keys: int, first: jax.Array | None = None
+    ) -> jax.Array | None:
+        """[1, H, Q, S] fp32 added to the attention scores, or None. Or what
         `nn.attention.Attention` makes such scores of, per layer (nn.relative).
+
+        Keys start at 0, queries at `first` (`nn.masks.Mask.first`).
         """
         return None
 
@@ -169,8 +174,9 @@ class Alibi(Position):
     differs by a constant per query, and softmax drops constants.
     """
 
-    def bias(self, heads, queries, keys):
-        distance_QS = jnp.arange(queries)[:, None] - jnp.arange(keys)[None, :]
+    def bias(self, heads, queries, keys, first=None):
+        places_Q = Mask(first=first).places(queries)
+        distance_QS = places_Q[:, None] - jnp.arange(keys)[None, :]
         slope_H = jnp.asarray(slopes(heads), jnp.float32)
         bias_HQS = -slope_H[:, None, None] * jnp.abs(distance_QS)[None].astype(jnp.float32)
         return _as_scores(bias_HQS)[None]
@@ -237,18 +243,20 @@ class RelativeBias(Position):
     two_sided: bool = False
 
     @nn.compact
-    def bias(self, heads, queries, keys):
+    def bias(self, heads, queries, keys, first=None):
         init = jax.nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")  # as T5X
         table = self.param(
             "table", param(init, "buckets", "heads"), (self.count, heads), jnp.float32
         )
         # A bias depends on the distance alone: look up one value per distance, then spread them
         # over the diagonals.
-        distance = np.arange(-(queries - 1), keys)
+        furthest = queries - 1 if first is None else keys - 1
+        distance = np.arange(-furthest, keys)
         bucket = buckets(
             distance, count=self.count, max_distance=self.max_distance, two_sided=self.two_sided
         )
         by_distance_HN = jnp.take(table.T, jnp.asarray(bucket), axis=1)
-        diagonal_QS = jnp.arange(keys)[None, :] - jnp.arange(queries)[:, None] + (queries - 1)
+        places_Q = Mask(first=first).places(queries)
+        diagonal_QS = jnp.arange(keys)[None, :] - places_Q[:, None] + furthest
         bias_HQS = jnp.take(by_distance_HN, diagonal_QS, axis=1)
         return _as_scores(bias_HQS)[None]

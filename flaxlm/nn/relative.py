@@ -23,6 +23,7 @@ from flax import struct
 
 from flaxlm.named import param
 from flaxlm.nn.linear import project
+from flaxlm.nn.masks import Mask
 from flaxlm.nn.positions import Position
 from flaxlm.sharding import constrain
 
@@ -32,9 +33,11 @@ class Relative(struct.PyTreeNode):
 
     Attributes:
       encoding: [N, D], see `encoding`.
+      places: [1, Q] which positions the queries are; None: the last of the keys, in order.
     """
 
     encoding: jax.Array
+    places: jax.Array | None = None
 
 
 class TransformerXL(Position):
@@ -46,8 +49,11 @@ class TransformerXL(Position):
 
     width: int
 
-    def bias(self, heads, queries, keys):
-        return Relative(encoding(queries, keys, self.width))
+    def bias(self, heads, queries, keys, first=None):
+        if first is None:
+            return Relative(encoding(queries, keys, self.width))
+        places_1Q = Mask(first=first).places(queries)[None]
+        return Relative(encoding(keys, keys, self.width), places_1Q)
 
 
 def encoding(queries: int, keys: int, width: int) -> jax.Array:

@@ -27,7 +27,8 @@ def stack(
     Args:
       block: called per layer as block(x, *each[layer], *shared, train=...), returns the next x.
         Its parameters get a first dim "layers" of size depth; every layer draws its own initial
-        values and its own dropout. What it sows in the collection "layers" is stacked likewise.
+        values and its own dropout. What it sows in the collection "layers" is stacked likewise,
+        and so are the keys and values of `nn.attention.Attention`.
       x: input of the first layer, an array or a tree of arrays.
       *shared: arrays, trees of arrays or None that every layer gets as they are.
       each: arrays [depth, ...] or trees of them, of which layer i gets the i-th entry.
@@ -52,7 +53,7 @@ def stack(
         layer = nn.remat(layer, policy=compute.policy, prevent_cse=not compute.scan)
     repeated = partial(
         nn.scan,
-        variable_axes={"params": 0, "layers": 0},
+        variable_axes={"params": 0, "layers": 0, "past": 0, "present": 0},
         variable_broadcast=_COMMON,
         split_rngs={"params": True, "dropout": True},
         in_axes=(0, *(nn.broadcast,) * len(shared)),

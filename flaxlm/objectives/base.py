@@ -5,6 +5,7 @@ features with numpy, `forward` calls the model it is given, `terms` say what eac
 counts and what it is divided by.
 """
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -104,6 +105,11 @@ class Objective(ABC):
         """Id put after every document before the corpus is cut into windows; None: no id."""
         return None
 
+    def blank(self, length: int, vocab) -> Rows:
+        """One row of the length that `Data.length` says, to trace a run with."""
+        row = Rows.of(np.full((1, self.window(length)), vocab.unk))
+        return dataclasses.replace(row, partners=(row,) * self.partners)
+
     @abstractmethod
     def prepare(self, rows: Rows, rng: RowRandom, vocab) -> Features:
         """Host, numpy, pure, vectorised over rows: the features of `rows`; shapes depend on
@@ -124,6 +130,10 @@ class Objective(ABC):
     @abstractmethod
     def show(self, features: Features, vocab) -> list[Example]:
         """The rows of `features` as text, input and target side by side."""
+
+    def answers(self, outputs: Outputs, batch: Batch) -> dict[str, jax.Array]:
+        """Device: what an evaluation keeps of every row beside the terms, {name: [B, ...]}."""
+        return {}
 
     def predict(self, apply: Apply, batch: Batch) -> jax.Array | None:
         """Device: ids the model gives for the feature of targets (`measured`) from the inputs
