@@ -14,6 +14,7 @@ from flaxlm.arguments import parse_argv
 from flaxlm.convert import __main__ as convert
 from flaxlm.data import __main__ as data
 from flaxlm.overrides import resolve
+from flaxlm.steer import __main__ as steer
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
@@ -52,6 +53,8 @@ def test_commands_of_a_page(page, data_cache, tmp_path, monkeypatch, capsys):
             assert report.main(argv) == 66, said  # there is no such run here, and it says so
         elif module == "flaxlm.generate":
             assert generate.main(argv) == 66, said  # there is no such run here, and it says so
+        elif module == "flaxlm.steer":
+            assert steer.main(argv) == 66, said  # there is no such run here, and it says so
         elif module == "flaxlm.evaluate":
             assert evaluate.main(argv) == 66, said  # there is no such run here, and it says so
         elif module == "flaxlm.convert":

@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from flaxlm.losses import Readout
+
 # Beside attention to the text itself; of these keys and values there are no new ones.
 _CROSS = "cross_attention"
 
@@ -111,18 +113,24 @@ def begin(
     first = {side + "tokens": tokens, side + "segments": segments, **_places(segments, side)}
     if not side:
         first["prefix"] = segments
-    logits, present = _applied(model, variables, text, first)
+    readout, present = _applied(model, variables, text, first)
     memory = {path: x for path, x in present.items() if _CROSS in path}
     own = {
         path: jnp.pad(x, ((0, 0), (0, 0), (0, room), (0, 0), (0, 0)))
         for path, x in present.items()
         if path not in memory
     }
-    return logits, text._replace(own=own, memory=memory)
+    return _logits(readout), text._replace(own=own, memory=memory)
 
 
 def go_on(model: nn.Module, params: Any, text: Text) -> tuple[jax.Array, Text]:
     """([B, V] logits of the token after the last one, the text with that one's keys and values)."""
+    readout, text = read_out(model, params, text)
+    return _logits(readout), text
+
+
+def read_out(model: nn.Module, params: Any, text: Text) -> tuple[Readout, Text]:
+    """As `go_on`, with the readout [B, 1, D] of the last token instead of its logits."""
     side = "decoder_" if has_encoder(model) else ""
     at = text.column - 1
 
@@ -132,16 +140,16 @@ def go_on(model: nn.Module, params: Any, text: Text) -> tuple[jax.Array, Text]:
     step = {side + "tokens": last(text.tokens), side + "segments": text.segments, "column": at}
     step |= {name: last(x) for name, x in _places(text.segments, side).items()}
     variables = {"params": params, "past": unflatten_dict({**text.own, **text.memory})}
-    logits, present = _applied(model, variables, text, step)
+    readout, present = _applied(model, variables, text, step)
     own = {
         path: jax.lax.dynamic_update_slice_in_dim(text.own[path], x, at, axis=2)
         for path, x in present.items()
     }
-    return logits, text._replace(own=own)
+    return readout, text._replace(own=own)
 
 
 def _applied(model, variables, text: Text, batch):
-    """(logits after the last column of a batch, {path: keys or values} of all its columns)."""
+    """(readout of a batch, {path: keys or values} of all its columns)."""
     features = dict(text.features)
     if has_encoder(model):
         found, sown = model.apply(
@@ -154,9 +162,12 @@ def _applied(model, variables, text: Text, batch):
         )
     else:
         found, sown = model.apply(variables, features | batch, train=False, mutable=["present"])
-    readout = found["logits"]
-    logits = readout.logits(readout.hidden[:, -1])[:, : readout.vocab]
-    return logits, flatten_dict(sown["present"])
+    return found["logits"], flatten_dict(sown["present"])
+
+
+def _logits(readout: Readout) -> jax.Array:
+    """[B, V] after the last column."""
+    return readout.logits(readout.hidden[:, -1])[:, : readout.vocab]
 
 
 def _places(segments_BC: jax.Array, side: str) -> dict[str, jax.Array]:

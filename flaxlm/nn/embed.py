@@ -44,6 +44,21 @@ class Embed(nn.Module):
         return look_up(self.table_VD.astype(self.dtype), tokens_BL, "vocab")
 
 
+def blended(shares_BV: jax.Array):
+    """A context in which the token that an `Embed` is asked for is every token by its share of
+    `shares`: it returns [B, 1, D] whatever the ids are, and has a derivative.
+    """
+
+    def call(next_call, arguments, options, context):
+        embed = context.module
+        if not isinstance(embed, Embed) or context.method_name != "__call__":
+            return next_call(*arguments, **options)
+        table_VD = embed.table_VD[: shares_BV.shape[1]]
+        return (shares_BV @ table_VD).astype(embed.dtype)[:, None]
+
+    return nn.intercept_methods(call)
+
+
 def look_up(table_ND: jax.Array, ids_BL: jax.Array, axis: str) -> jax.Array:
     """[B, L, D]: the rows `ids` of a table whose rows have the dim name `axis`, clipped to it."""
     # The width is gathered over the mesh before the lookup, the vocabulary is not: a lookup in a
