@@ -152,7 +152,7 @@ def test_properties():
         ({"num_hidden_groups": 2}, "num_hidden_groups=2"),
         ({"inner_group_num": 2}, "inner_group_num=2"),
         ({"hidden_act": "relu"}, "hidden_act"),
-        ({"architectures": ["AlbertForMultipleChoice"]}, "AlbertForMultipleChoice"),
+        ({"architectures": ["AlbertForCausalLM"]}, "AlbertForCausalLM"),
     ],
 )
 def test_reading_refuses_what_does_not_fit(change, message):
