@@ -24,6 +24,7 @@ from flaxlm.decode.settings import Settings
 from flaxlm.errors import ConfigError, DataError, MissingInput
 from flaxlm.losses import Readout
 from flaxlm.nn.compute import Compute
+from flaxlm.nn.stack import apart
 from flaxlm.step import ByName, MissingName
 from flaxlm.weights import read_weights
 
@@ -146,7 +147,7 @@ class LM:
             raise ConfigError(f"rows={rows}: at least 1")
         return decoding.generate(
             Reader.of(self._decoder, self.vocab, eos=eos, start=start),
-            self.params,
+            self._decoder_params,
             prompts,
             settings or Settings(),
             prefixes=prefixes or [""] * len(prompts),
@@ -165,7 +166,12 @@ class LM:
         """The text of `generate` for one prompt, piece by piece as it is made; raises likewise."""
         reader = Reader.of(self._decoder, self.vocab)
         return decoding.stream(
-            reader, self.params, prompt, settings or Settings(), prefix=prefix, seed=seed
+            reader,
+            self._decoder_params,
+            prompt,
+            settings or Settings(),
+            prefix=prefix,
+            seed=seed,
         )
 
     def fill(self, texts: Sequence[str], *, top: int = 5) -> list[list[list[Filled]]]:
@@ -179,13 +185,16 @@ class LM:
 
     @cached_property
     def _decoder(self) -> nn.Module:
-        """The model as it generates. A loop over layers would copy every layer's parameters for
-        every token on a CPU; unrolled, they are cut apart once.
-        """
+        """The model as it generates: a loop over layers copies their parameters on a CPU."""
         compute = replace(self.model.compute, remat="none")
         if jax.default_backend() == "cpu":
             compute = replace(compute, scan=False)
         return self.model.clone(compute=compute, parent=None)
+
+    @cached_property
+    def _decoder_params(self):
+        """The parameters as `_decoder` reads them."""
+        return apart(self.params) if jax.default_backend() == "cpu" else self.params
 
     def _padded(self, prefix: str, rows: list[np.ndarray], length: int) -> Features:
         longest = max(map(len, rows), default=0)

@@ -26,6 +26,7 @@ from flaxlm.models import bart, bert, gpt1, gpt2, gpt3, t5
 from flaxlm.nn.compute import Compute
 from flaxlm.nn.positions import Alibi, RelativeBias, Rotary, Sinusoidal
 from flaxlm.nn.relative import TransformerXL
+from flaxlm.nn.stack import apart
 from flaxlm.weights import write_run
 
 VOCAB = 40
@@ -114,10 +115,27 @@ def full(model, params, prompt, answer) -> np.ndarray:
     return np.asarray(full_logits(model, params, batch))[0, start : start + len(answer)]
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_a_cached_step_equals_the_full_forward(name, parameters):
+def test_layers_apart_are_no_copies(parameters):
+    params = parameters("gpt2")
+    stacked, cut = params["layers"]["mlp"], apart(params)["layers"]["mlp"]
+    assert params.keys() == apart(params).keys()
+    name = max(stacked, key=lambda name: stacked[name].size)
+    assert len(cut[name]) == len(stacked[name])
+    start, size = stacked[name].unsafe_buffer_pointer(), stacked[name][0].nbytes
+    for layer, array in enumerate(cut[name]):
+        np.testing.assert_array_equal(array, stacked[name][layer])
+        assert array.unsafe_buffer_pointer() == start + layer * size
+
+
+@pytest.mark.parametrize(
+    "name, layers",
+    [*((name, "in a stack") for name in MODELS), ("gpt3", "apart"), ("bart", "apart")],
+)
+def test_a_cached_step_equals_the_full_forward(name, layers, parameters):
     """Logits of every step, rows of different lengths in one batch, to 1e-5."""
     model, params = MODELS[name], parameters(name)
+    if layers == "apart":
+        params = apart(params)
     answer, longest = [5, 17, 30, 8, 21], max(map(len, PROMPTS))
     tokens = np.zeros((len(PROMPTS), longest), np.int32)
     segments = np.zeros_like(tokens)

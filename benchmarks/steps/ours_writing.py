@@ -9,6 +9,7 @@ from flaxlm.decode.settings import Settings
 from flaxlm.models import gpt2, t5
 from flaxlm.named import unbox
 from flaxlm.nn.compute import Compute
+from flaxlm.nn.stack import apart
 
 
 def _model(shape: dict, scan: bool):
@@ -35,7 +36,7 @@ class Step:
         model = _model(shape, scan)
         batch = random_batch(model, seed=0)
         boxed = jax.jit(lambda: model.init(jax.random.key(0), batch, train=False)["params"])()
-        self._params = unbox(boxed)
+        self._params = unbox(boxed) if scan else apart(unbox(boxed))
         self.parameters = sum(x.size for x in jax.tree.leaves(self._params))
         settings = Settings(max_new_tokens=shape["new"])
         reader = Reader.of(model, None, start=0)

@@ -2,7 +2,8 @@
 
 A `Text` is a tree of arrays that goes in and comes out: nothing is kept elsewhere. What a model
 computes for a token it sows in the Flax collection "present", and what it reads of earlier ones is
-in the collection "past" (nn.attention.Attention); both are [layers, B, S, H, K].
+in the collection "past" (nn.attention.Attention); both are [layers, B, H, S, K], or a tuple of
+[B, H, S, K] where the layers' parameters are (nn.stack.apart).
 
 Prompts of different lengths are padded on the left: the tokens of a step then stand in one column,
 distances between columns are those between tokens, and positions are counted from a row's own first
@@ -10,6 +11,7 @@ token. Shapes: `B` rows, `C` columns, `P` of them in the prompt, `V` vocabulary,
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -30,8 +32,9 @@ class Text(NamedTuple):
       tokens: [B, C], those of the columns below `column`.
       segments: [B, C], 1 but for the padding of the prompt.
       column: where the next token goes.
-      own: {path: [layers, B, C, H, K]} keys and values of the text but for its last token.
-      memory: {path: [layers, B, S, H, K]} of an encoder's output; {} in a decoder-only model.
+      own: {path: [layers, B, H, C, K], or a tuple of [B, H, C, K]} keys and values of the text but
+        for its last token.
+      memory: {path: likewise, with S for C} of an encoder's output; {} in a decoder-only model.
       features: what else the model reads in every step, rows first.
     """
 
@@ -55,24 +58,30 @@ class Text(NamedTuple):
 
     def repeat(self, times: int) -> "Text":
         """Every row so many times, next to each other."""
-        return self._map(
-            lambda x: jnp.repeat(x, times, axis=0), lambda x: jnp.repeat(x, times, axis=1)
-        )
+        return self._map(lambda x, axis: jnp.repeat(x, times, axis=axis))
 
     def take(self, rows_B: jax.Array) -> "Text":
         """The rows of that number, where each has the prompt of the one whose place it takes."""
-        own = {path: jnp.take(x, rows_B, axis=1, mode="clip") for path, x in self.own.items()}
-        return self._replace(tokens=jnp.take(self.tokens, rows_B, axis=0, mode="clip"), own=own)
 
-    def _map(self, rows_first: Callable, rows_second: Callable) -> "Text":
+        def take(x, axis):
+            return jnp.take(x, rows_B, axis=axis, mode="clip")
+
+        return self._replace(tokens=take(self.tokens, 0), own=_each(take, self.own))
+
+    def _map(self, change: Callable) -> "Text":
         return Text(
-            rows_first(self.tokens),
-            rows_first(self.segments),
+            change(self.tokens, 0),
+            change(self.segments, 0),
             self.column,
-            jax.tree.map(rows_second, self.own),
-            jax.tree.map(rows_second, self.memory),
-            jax.tree.map(rows_first, self.features),
+            _each(change, self.own),
+            _each(change, self.memory),
+            jax.tree.map(partial(change, axis=0), self.features),
         )
+
+
+def _each(change: Callable, kept: Any, *others: Any) -> Any:
+    """`change(x, ..., the axis of its rows)` of keys and values, in a stack or apart."""
+    return jax.tree.map(lambda x, *more: change(x, *more, axis=x.ndim - 4), kept, *others)
 
 
 def has_encoder(model: nn.Module) -> bool:
@@ -115,11 +124,8 @@ def begin(
         first["prefix"] = segments
     readout, present = _applied(model, variables, text, first)
     memory = {path: x for path, x in present.items() if _CROSS in path}
-    own = {
-        path: jnp.pad(x, ((0, 0), (0, 0), (0, room), (0, 0), (0, 0)))
-        for path, x in present.items()
-        if path not in memory
-    }
+    own = {path: x for path, x in present.items() if path not in memory}
+    own = jax.tree.map(lambda x: _widened(x, room, 0, axis=-2), own)
     return _logits(readout), text._replace(own=own, memory=memory)
 
 
@@ -141,10 +147,11 @@ def read_out(model: nn.Module, params: Any, text: Text) -> tuple[Readout, Text]:
     step |= {name: last(x) for name, x in _places(text.segments, side).items()}
     variables = {"params": params, "past": unflatten_dict({**text.own, **text.memory})}
     readout, present = _applied(model, variables, text, step)
-    own = {
-        path: jax.lax.dynamic_update_slice_in_dim(text.own[path], x, at, axis=2)
-        for path, x in present.items()
-    }
+
+    def put(before, new, axis):
+        return jax.lax.dynamic_update_slice_in_dim(before, new, at, axis=axis + 2)
+
+    own = _each(put, dict(text.own), {path: present[path] for path in text.own})
     return readout, text._replace(own=own)
 
 
@@ -175,5 +182,7 @@ def _places(segments_BC: jax.Array, side: str) -> dict[str, jax.Array]:
     return {side + "positions": jnp.maximum(jnp.cumsum(segments_BC, axis=1) - 1, 0)}
 
 
-def _widened(x_BC: jax.Array, room: int, value: int) -> jax.Array:
-    return jnp.pad(x_BC, ((0, 0), (0, room)), constant_values=value)
+def _widened(x: jax.Array, room: int, value: int, axis: int = -1) -> jax.Array:
+    widths = [(0, 0)] * x.ndim
+    widths[axis] = (0, room)
+    return jnp.pad(x, widths, constant_values=value)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from flaxlm.nn.dropout import Dropout
-from flaxlm.nn.kernels import attend, scores
+from flaxlm.nn.kernels import attend, scores, weights
 from flaxlm.nn.linear import project
 from flaxlm.nn.masks import Mask
 from flaxlm.nn.relative import Relative, RelativeScores
@@ -56,8 +56,8 @@ class Attention(nn.Module):
     ) -> jax.Array:
         """[B, Q, D]: `x` attends to `memory`, which is `x` in self-attention.
 
-        Keys and values [B, S, H, K] come from earlier calls where the collection "past" has "keys"
-        and "values": in self-attention those of the positions before `mask.first`, among which
+        Keys and values [B, H, S, K] come from earlier calls where the collection "past" has "keys"
+        and "values" (heads before positions: each head is then read as it lies): in self-attention those of the positions before `mask.first`, among which
         the call puts its own; in attention to a memory all, and the memory is not read. What a call
         computes it sows in the collection "present", if that is mutable.
 
@@ -82,18 +82,20 @@ class Attention(nn.Module):
         past = self._past()
         if past is not None and memory_BSD is not x_BQD:
             assert rotation is None, "positions of a memory are its own"
-            k_BSHK, v_BSHK = past
+            k_BSHK, v_BSHK = (x_BHSK.swapaxes(1, 2) for x_BHSK in past)
         else:
             k_BSHK = heads_of(memory_BSD, "key", None)
             v_BSHK = heads_of(memory_BSD, "value", None)
             if rotation is not None:
                 q_BQHK, k_BSHK = rotation(q_BQHK), rotation(k_BSHK)
             if self.is_mutable_collection("present"):
-                self.sow("present", "keys", k_BSHK, reduce_fn=_last)
-                self.sow("present", "values", v_BSHK, reduce_fn=_last)
+                self.sow("present", "keys", k_BSHK.swapaxes(1, 2), reduce_fn=_last)
+                self.sow("present", "values", v_BSHK.swapaxes(1, 2), reduce_fn=_last)
             if past is not None:
                 k_BSHK, v_BSHK = (
-                    jax.lax.dynamic_update_slice_in_dim(before, own, mask.first, axis=1)
+                    jax.lax.dynamic_update_slice_in_dim(
+                        before, own.swapaxes(1, 2), mask.first, axis=2
+                    ).swapaxes(1, 2)
                     for before, own in zip(past, (k_BSHK, v_BSHK), strict=True)
                 )
         # Kept as they are used, after bias and rotation: neither is computed again.
@@ -114,6 +116,9 @@ class Attention(nn.Module):
         v_BSHK = constrain(v_BSHK, "batch", "keys", heads, "head_dim")
         if self.is_mutable_collection("layers"):  # someone asked for them: see step.Applied
             self.sow("layers", "scores", scores(q_BQHK, k_BSHK, bias), reduce_fn=_last)
+        if self.is_mutable_collection("attention"):  # someone looks: see flaxlm.look
+            found = weights(q_BQHK, k_BSHK, mask, bias)
+            self.sow("attention", "weights", found, reduce_fn=_last)
         dropout = self.dropout(name="dropout").acting(train)
         out_BQHK = attend(q_BQHK, k_BSHK, v_BSHK, mask, bias, dropout, layer="/".join(self.path))
         # Said twice: left to itself, XLA exchanges the weights instead of the result.

@@ -1,12 +1,16 @@
-"""A stack of equal layers. Its parameters are [layers, ...] however it is computed."""
+"""A stack of equal layers. Its parameters are [layers, ...], however it is computed; for generation
+they may come layer by layer.
+"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from flaxlm.nn.compute import Compute
 
@@ -27,8 +31,8 @@ def stack(
     Args:
       block: called per layer as block(x, *each[layer], *shared, train=...), returns the next x.
         Its parameters get a first dim "layers" of size depth; every layer draws its own initial
-        values and its own dropout. What it sows in the collection "layers" is stacked likewise,
-        and so are the keys and values of `nn.attention.Attention`.
+        values and its own dropout. What it sows in the collections "layers" and "attention" is
+        stacked likewise, and so are the keys and values of `nn.attention.Attention`.
       x: input of the first layer, an array or a tree of arrays.
       *shared: arrays, trees of arrays or None that every layer gets as they are.
       each: arrays [depth, ...] or trees of them, of which layer i gets the i-th entry.
@@ -44,6 +48,10 @@ def stack(
       values, stacked [depth, ...].
     """
 
+    if _is_apart(block):
+        assert not (common or collect or train), "layers come apart for generation alone"
+        return _in_turn(block, x, each, shared, depth)
+
     def layer(block, x, each, *shared):
         found = block(x, *each, *shared, train=train)
         return found if collect else (found, None)
@@ -53,7 +61,7 @@ def stack(
         layer = nn.remat(layer, policy=compute.policy, prevent_cse=not compute.scan)
     repeated = partial(
         nn.scan,
-        variable_axes={"params": 0, "layers": 0, "past": 0, "present": 0},
+        variable_axes=dict.fromkeys(("params", "layers", "attention", "past", "present"), 0),
         variable_broadcast=_COMMON,
         split_rngs={"params": True, "dropout": True},
         in_axes=(0, *(nn.broadcast,) * len(shared)),
@@ -69,6 +77,52 @@ def stack(
         layers = _apart(common, repeated(_together(layer)))
     x, collected = layers(block, x, tuple(each), *shared)
     return (x, collected) if collect else x
+
+
+def apart(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters with every stack cut into its layers: where a leaf was [layers, ...], a tuple of
+    arrays. `stack` takes either, and returns keys and values as it got the parameters.
+
+    A loop over tokens that reads the stack copies every layer out of it for every token: XLA lifts
+    no slice out of a loop. On a CPU the cut copies nothing.
+    """
+
+    def cut(leaf):
+        rows = np.asarray(leaf)
+        return tuple(jax.device_put(rows[layer]) for layer in range(len(rows)))
+
+    return {
+        name: jax.tree.map(cut, part)
+        if name == "layers"
+        else (apart(part) if isinstance(part, Mapping) else part)
+        for name, part in params.items()
+    }
+
+
+def _is_tuple(leaf) -> bool:
+    return isinstance(leaf, tuple)
+
+
+def _is_apart(block: nn.Module) -> bool:
+    params = block.variables["params"] if "params" in block.variables else {}
+    return any(map(_is_tuple, jax.tree.leaves(params, is_leaf=_is_tuple)))
+
+
+def _in_turn(block: nn.Module, x, each: Sequence, shared: tuple, depth: int):
+    """One layer after the other, each with its own part of the block's variables."""
+    layer = block.clone(parent=None, name=None)
+    kept = [name for name in ("present",) if block.is_mutable_collection(name)]
+    sown = []
+    for number in range(depth):
+        of_layer = itemgetter(number)
+        variables = jax.tree.map(of_layer, block.variables, is_leaf=_is_tuple)
+        own = [jax.tree.map(of_layer, one) for one in each]
+        x, present = layer.apply(variables, x, *own, *shared, train=False, mutable=kept)
+        sown.append(present)
+    for collection, parts in jax.tree.map(lambda *layers: layers, *sown).items():
+        for name, part in parts.items():
+            block.put_variable(collection, name, part)
+    return x
 
 
 # The collection that parameters in common are in while a stack runs: the loop hands it to every

@@ -219,7 +219,7 @@ def _layer(path: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _moved(own: Mapping, moves: Mapping, where_BC: jax.Array) -> dict:
-    where = where_BC[None, :, :, None, None]
+    where = where_BC[None, :, None, :, None]
     return {path: x + jnp.where(where, moves[path], 0).astype(x.dtype) for path, x in own.items()}
 
 
