@@ -24,7 +24,8 @@ class Feature:
     dtype: type
     meaning: str
     # What is looked up in a table lies in [0, below), checked on the host: "vocab" is the size of
-    # the vocabulary, "length" the width of the row. None is only ever compared.
+    # the vocabulary, "length" the width of the row, "slots" that of the feature. None is only ever
+    # compared.
     below: str | int | None = None
 
 
@@ -104,6 +105,19 @@ FEATURES: dict[str, Feature] = {
     "span_ends": Feature(
         ("batch",), np.int32, "position of the last token of the row's answer", below="length"
     ),
+    "words": Feature(_SLOTS, np.int32, "1 for a slot with a word or, the first, the root", below=2),
+    "word_starts": Feature(
+        _SLOTS, np.int32, "position of a word's first piece, of the root's symbol", below="length"
+    ),
+    "word_ends": Feature(
+        _SLOTS, np.int32, "position of a word's last piece, of the root's symbol", below="length"
+    ),
+    "word_tags": Feature(
+        _SLOTS, np.int32, "part of speech of a word; of the root, the number of these", below=256
+    ),
+    "heads": Feature(_SLOTS, np.int32, "slot of a word's head", below="slots"),
+    "relations": Feature(_SLOTS, np.int32, "class of a word's relation to its head, from 0"),
+    "word_weights": Feature(_SLOTS, np.float32, "weight of a word's head and relation"),
     "memory": Feature(
         ("batch", "layers", "memory", "width"),
         np.float32,
@@ -153,6 +167,8 @@ def check_features(
             elif below == "length":
                 own = feature.axes == _POSITIONS  # others point into the row of tokens
                 below = features[name if own else "tokens"].shape[1]
+            elif below == "slots":
+                below = array.shape[1]
             check_range(name, array, below, rows=rows)
 
 

@@ -5,6 +5,8 @@ Writes into --out DIR (RUN/evaluate/NAME-SPLIT if it is not given)
   result.json   metrics, what was evaluated, of which step
   report.txt    a table of the metrics, the confusion of the classes, examples that went wrong
   answers       the publisher's official result file
+
+With --text FILE instead of --task: perplexity and bits per byte of a language model on a text.
 """
 
 import json
@@ -18,11 +20,15 @@ import numpy as np
 from flaxlm import flags, host
 from flaxlm.arguments import HELP, Flag, help_page, parse_argv
 from flaxlm.errors import ConfigError, DataError, MissingInput, command
+from flaxlm.show import cells
 
 _FLAGS = {
     "--run": Flag("a run directory that a task was learned in", "RUN"),
     "--task": Flag("the task, glue/sst2 or sentences/polarity@FOLDER", "NAME"),
     "--split": Flag("of the task, or a slice of one; validation if it is not given", "NAME"),
+    "--text": Flag("instead of a task: a file for a language model to predict", "FILE"),
+    "--window": Flag("of the text, tokens; the model's positions if not given", "N"),
+    "--stride": Flag("tokens by which windows move on; the window if not given", "N"),
     "--out": Flag("the folder to write into", "DIR"),
     "--help": HELP,
 }
@@ -38,9 +44,17 @@ def main(argv: list[str]) -> int | None:
     if arguments["--help"]:
         print(help_page("flaxlm.evaluate", __doc__.partition("\n\n")[2].strip(), _FLAGS))
         return None
+    if arguments["--text"]:
+        from flaxlm.perplexity import from_arguments
+
+        print(from_arguments(arguments))
+        return None
     for flag in ("--run", "--task"):
         if not arguments[flag]:
             raise ConfigError(f"{flag} is missing: --run RUN --task NAME[@FOLDER]")
+    for flag in ("--window", "--stride"):
+        if arguments[flag]:
+            raise ConfigError(f"{flag} is of --text")
     flags.use()
     split = arguments["--split"] or "validation"
     run, task = Path(arguments["--run"]), arguments["--task"]
@@ -65,6 +79,7 @@ def evaluate(run: Path, task: str, split: str, folder: Path) -> str:
     from flaxlm.data.files import write_whole
     from flaxlm.data.spec import Source
     from flaxlm.rundir import write_json
+    from flaxlm.tasks.measures import indices
     from flaxlm.weights import read_weights
 
     declared = Declared.of(run)
@@ -75,20 +90,23 @@ def evaluate(run: Path, task: str, split: str, folder: Path) -> str:
     predicted = predict(declared, found, some)
     labelled = has_answers(some.examples)
     metrics = known.metrics(predicted, some.examples) if labelled else {}
+    baseline = _baseline(declared, known, some.examples) if labelled else None
+    classes = type(known.form).__name__ in ("Classes", "Choices")
+    shown = indices(predicted) if classes else predicted
     report = "\n\n".join(
         part
         for part in (
             f"{known.name} {split}: {len(predicted):,} examples, {run} at step {found.step}",
-            _table(metrics, main=known.main),
-            _confusion(known.form, some.examples, predicted) if labelled else "",
-            _errors(known.form, some.examples, predicted) if labelled else "",
+            _table(metrics, main=known.main, baseline=baseline),
+            _confusion(known.form, some.examples, shown) if labelled else "",
+            _errors(known.form, some.examples, shown) if labelled else "",
         )
         if part
     )
     result = {
         "task": known.name, "split": split, "examples": len(predicted), "run": str(run),
         "step": found.step, "main": known.main,
-        "metrics": {name: float(value) for name, value in metrics.items()},
+        "metrics": {name: float(value) for name, value in metrics.items()}, "baseline": baseline,
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "result.json", result)
@@ -105,12 +123,14 @@ class Declared:
       objective: `flaxlm.objectives.examples.ExampleObjective`.
       length, batch: of its rows.
       best: `Run.keep_best`.
+      sources: (uri, split) of what it learned from.
     """
 
     objective: Any
     length: int
     batch: int
     best: str
+    sources: tuple[tuple[str, str], ...]
 
     @classmethod
     def of(cls, run: Path) -> "Declared":
@@ -129,6 +149,7 @@ class Declared:
             data, best = value["data"], value["run"]["keep_best"]
             sizes = [data["packing"], data["length"], data["batch"]]
             described = value["objective"]
+            sources = tuple((source["uri"], source["split"]) for source in data["sources"])
         except OSError as error:
             raise MissingInput(f"{path}: {error.strerror or error}") from error
         except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -139,7 +160,7 @@ class Declared:
                 "that learned one, with data.packing=examples"
             )
         objective = rebuild_objective(described, where=f"{path}: objective")
-        return cls(objective, *sizes[1:], best)
+        return cls(objective, *sizes[1:], best, sources)
 
 
 def predict(declared, found, some) -> list[Any]:
@@ -177,10 +198,32 @@ def predict(declared, found, some) -> list[Any]:
     return predictions(batches, answers)[0][1]
 
 
-def _table(metrics: Mapping[str, float], *, main: str) -> str:
+def _baseline(declared: Declared, task, examples: Sequence) -> float | None:
+    """The main metric of the answer that is commonest in what the run learned from; None where that
+    was another task, or cannot be read any more.
+    """
+    from flaxlm.data.examples import task_of
+    from flaxlm.data.spec import Source
+    from flaxlm.tasks.baselines import majority
+
+    for uri, split in declared.sources:
+        learned, place = task_of(Source(uri, split=split))
+        if learned.name == task.name:
+            try:
+                train = task.read(split, place)
+            except MissingInput:
+                return None
+            return float(task.metrics(majority(task, train, examples), examples)[task.main])
+    return None
+
+
+def _table(metrics: Mapping[str, float], *, main: str, baseline: float | None) -> str:
     width = max(map(len, metrics), default=0)
+    decides = "  <- decides"
+    if baseline is not None:
+        decides += f"; {baseline:.4f} by the commonest answer in training"
     return "\n".join(
-        f"  {name:{width}}  {value:10.4f}" + ("  <- decides" if name == main else "")
+        f"  {name:{width}}  {value:10.4f}" + (decides if name == main else "")
         for name, value in metrics.items()
     )
 
@@ -194,10 +237,11 @@ def _confusion(form, examples: Sequence, predicted: Sequence) -> str:
     for example, answer in zip(examples, predicted, strict=True):
         if example["label"] is not None:
             counts[example["label"], answer] += 1
-    width = max(len(str(x)) for x in (*labels, counts.max()))
-    rows = [" " * (width + 2) + "  ".join(f"{label:>{width}}" for label in labels)]
+    width = max(cells(str(x)) for x in (*labels, counts.max()))
+    pad = {label: " " * (width - cells(label)) for label in labels}
+    rows = [" " * (width + 2) + "  ".join(pad[label] + label for label in labels)]
     rows += [
-        "  ".join([f"{label:<{width}}", *(f"{count:>{width}}" for count in row)])
+        "  ".join([label + pad[label], *(f"{count:>{width}}" for count in row)])
         for label, row in zip(labels, counts.tolist(), strict=True)
     ]
     return "right (down), answered (across)\n" + "\n".join(f"  {row}" for row in rows)
@@ -230,6 +274,12 @@ def _named_answers(kind: str, form, example, answer) -> tuple[Any, Any]:
             " ".join(f"{w}/{form.labels[t]}" for w, t in zip(example["words"], tags, strict=True)
                      if form.labels[t] != "O") or "nothing"
             for tags in (example["tags"], answer)
+        )  # fmt: skip
+    if kind == "Arcs":
+        return tuple(
+            arcs and " ".join(f"{word}<-{head}:{form.labels[relation]}"
+                              for word, head, relation in zip(example["words"], *arcs, strict=True))
+            for arcs in (example["heads"] and (example["heads"], example["relations"]), answer)
         )  # fmt: skip
     label = example["label"]
     if label is None or kind == "Score":

@@ -19,6 +19,7 @@ import flax.linen as nn
 from flaxlm.data.spec import Data
 from flaxlm.errors import ConfigError, nearest
 from flaxlm.guard import Divergence
+from flaxlm.lora import LoRA
 from flaxlm.objectives.base import Objective
 from flaxlm.optim import Optimizer
 from flaxlm.sharding import Mesh
@@ -73,6 +74,8 @@ class Restore:
       layers: which of their stacked layers, in this order; () is all.
       without: parts of theirs, by their paths, that are left out where they are there: the heads of
         a pretraining that a task has no use for.
+      grow: whether our vocabulary goes on where theirs ends: the rows of ids that they lack stay as
+        they were initialised.
     """
 
     path: str
@@ -80,6 +83,7 @@ class Restore:
     into: str = ""
     layers: tuple[int, ...] = ()
     without: tuple[str, ...] = ()
+    grow: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,7 @@ class Experiment:
       start: parameters that the run begins with, in this order; what none of them names is
         initialised as usual.
       frozen: models that are never trained.
+      lora: low-rank changes that learn in place of the model's own parameters; None: these learn.
     """
 
     model: nn.Module
@@ -115,6 +120,7 @@ class Experiment:
     mesh: Mesh = field(default_factory=Mesh)
     start: tuple[Restore, ...] = ()
     frozen: tuple[Frozen, ...] = ()
+    lora: LoRA | None = None
 
 
 @dataclass(frozen=True)
@@ -292,6 +298,7 @@ def _check_parts(experiment: Experiment, path: Path) -> None:
         "mesh": Mesh,
         "start": tuple,
         "frozen": tuple,
+        **({"lora": LoRA} if experiment.lora is not None else {}),
     }
     for name, kind in expected.items():
         value = getattr(experiment, name)

@@ -116,19 +116,7 @@ def of_texts(
     Raises:
       ConfigError: the model has an encoder or does not write, or the numbers make no sense.
     """
-    reader = Reader.of(lm.model, lm.vocab)
-    if has_encoder(lm.model):
-        raise ConfigError(
-            f"{type(lm.model).__name__} reads with an encoder: it has no likelihood of a whole text"
-        )
-    longest = getattr(lm.model, "longest", None)
-    window = window or longest or 1024
-    stride = stride or window
-    if not 0 < stride <= window or (longest is not None and window > longest):
-        raise ConfigError(
-            f"window={window}, stride={stride}: 0 < stride <= window"
-            + (f" <= {longest}, the model's positions" if longest is not None else "")
-        )
+    reader, window, stride = _whole(lm, window, stride)
     parts, owners = [], []
     for number, text in enumerate(texts):
         ids = lm.vocab.encode(text)
@@ -143,6 +131,53 @@ def of_texts(
             before.nats + found.nats, before.tokens + found.tokens, before.greedy and found.greedy
         )
     return sums
+
+
+def of_tokens(
+    lm, text: str, *, context: str = "", window: int = 0, stride: int = 0
+) -> list[tuple[int, float]]:
+    """(id, log-likelihood in nat) of every token of a text.
+
+    Args:
+      context: what an encoder reads; a decoder-only model has none, its text is of any length.
+      window, stride: as `of_texts`.
+
+    Raises:
+      ConfigError, DataError: as `of_texts` and `of_continuations`; or there is a context that no
+        encoder reads.
+    """
+    if has_encoder(lm.model):
+        reader = Reader.of(lm.model, lm.vocab)
+        parts = [_pair(reader, 0, context, text)]
+    else:
+        if context:
+            raise ConfigError(f"{type(lm.model).__name__} has no encoder: put all into the text")
+        reader, window, stride = _whole(lm, window, stride)
+        ids = np.append(reader.ids("")[:1], lm.vocab.encode(text))
+        parts = list(_windows(ids, window, stride))
+    found = []
+    for part, (nll, _) in zip(parts, _by_token(reader, lm.params, parts, 16), strict=True):
+        spelt = part.targets[len(part.targets) - part.counted :]
+        found += zip(spelt.tolist(), (-nll).tolist(), strict=True)
+    return found
+
+
+def _whole(lm, window: int, stride: int) -> tuple[Reader, int, int]:
+    """(reader, window, stride) for whole texts of a model that goes on from one; see `of_texts`."""
+    reader = Reader.of(lm.model, lm.vocab)
+    if has_encoder(lm.model):
+        raise ConfigError(
+            f"{type(lm.model).__name__} reads with an encoder: it has no likelihood of a whole text"
+        )
+    longest = getattr(lm.model, "longest", None)
+    window = window or longest or 1024
+    stride = stride or window
+    if not 0 < stride <= window or (longest is not None and window > longest):
+        raise ConfigError(
+            f"window={window}, stride={stride}: 0 < stride <= window"
+            + (f" <= {longest}, the model's positions" if longest is not None else "")
+        )
+    return reader, window, stride
 
 
 def perplexity(
@@ -207,9 +242,21 @@ def _windows(ids: np.ndarray, window: int, stride: int) -> Iterator[_Row]:
 
 
 def _scored(reader: Reader, params, made: Sequence[_Row], rows: int) -> list[Likelihood]:
-    """The longest first: rows of one length share a batch, the first needs the most memory."""
+    return [
+        Likelihood(-float(nll.sum(dtype=np.float64)), len(nll), bool(best.all()))
+        for nll, best in _by_token(reader, params, made, rows)
+    ]
+
+
+def _by_token(
+    reader: Reader, params, made: Sequence[_Row], rows: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(negative log-likelihoods, whether none is likelier) of the targets that count of each row.
+
+    The longest first: rows of one length share a batch, the first needs the most memory.
+    """
     order = sorted(range(len(made)), key=lambda at: -len(made[at].inputs))
-    found: dict[int, Likelihood] = {}
+    found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     for start in range(0, len(order), rows):
         part = order[start : start + rows]
         batch, targets = _padded(reader, [made[at] for at in part])
@@ -217,11 +264,7 @@ def _scored(reader: Reader, params, made: Sequence[_Row], rows: int) -> list[Lik
         for row, at in enumerate(part):
             end = len(made[at].targets)
             counted = slice(end - made[at].counted, end)
-            found[at] = Likelihood(
-                -float(nll[row, counted].sum(dtype=np.float64)),
-                made[at].counted,
-                bool(best[row, counted].all()),
-            )
+            found[at] = nll[row, counted], best[row, counted]
     return [found[at] for at in range(len(made))]
 
 

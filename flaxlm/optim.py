@@ -18,7 +18,7 @@ from flaxlm import moments
 from flaxlm.averages import average, averaged
 from flaxlm.errors import ConfigError, nearest
 from flaxlm.named import path_name
-from flaxlm.rates import Rate, scaled
+from flaxlm.rates import Rate, scaled, unfrozen
 from flaxlm.schedules import (
     Constant,
     Cosine,
@@ -65,6 +65,8 @@ class Optimizer(ABC):
       layer_decay: from the head down, every layer learns at so many times the rate of the one above
         it (`flaxlm.rates`); 1 is off.
       rates: of parts of the model, relative to the others.
+      unfreeze: steps after which one more layer learns, the head first (`flaxlm.rates`); 0: all do
+        from the first.
     """
 
     schedule: Schedule
@@ -74,9 +76,10 @@ class Optimizer(ABC):
     ema: float = 0.0
     layer_decay: float = 1.0
     rates: tuple[Rate, ...] = ()
+    unfreeze: int = 0
 
     def __post_init__(self):
-        for name in ("clip", "clip_each", "decay"):
+        for name in ("clip", "clip_each", "decay", "unfreeze"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"optimizer.{name}={getattr(self, name)}: must be 0 or more")
         for name in ("ema", "b1", "b2", "momentum"):
@@ -105,6 +108,7 @@ class Optimizer(ABC):
         chain += [self.direction(axes), optax.scale_by_learning_rate(self.schedule.build(steps))]
         if self.layer_decay != 1 or self.rates:
             chain += [scaled(self.rates, self.layer_decay, axes)]
+        chain += [unfrozen(self.unfreeze, axes)] if self.unfreeze else []
         chain += [average(self.ema)] if self.ema else []
         return optax.chain(*chain)
 

@@ -14,6 +14,7 @@ from flaxlm.batch import FEATURES
 from flaxlm.data.examples import check_tasks
 from flaxlm.data.random import RowRandom
 from flaxlm.errors import ConfigError
+from flaxlm.lora import EVERYTHING, Everything
 from flaxlm.nn.kernels import described, recorded
 from flaxlm.retention import Retention
 from flaxlm.step import MissingName, State, carried, init_params, make_init, make_train_step
@@ -30,6 +31,7 @@ class Plan:
       state: State of ShapeDtypeStructs.
       axes: {parameter path: dim names}.
       tx: the optimizer, as it was traced.
+      learns: which of the parameters learn.
       frozen: {name: module} of state.frozen.
       frozen_axes: {name: {parameter path: dim names}}.
       attention: which way to attend the layers take, and why, as the trace of the step found.
@@ -45,6 +47,7 @@ class Plan:
     frozen: Mapping[str, Any] = field(default_factory=dict)
     frozen_axes: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
     attention: str = ""
+    learns: Everything = EVERYTHING
 
     @property
     def features(self) -> Mapping[str, jax.ShapeDtypeStruct]:
@@ -63,7 +66,7 @@ class Plan:
         positions, which are checked as a plan is made.
         """
         types = getattr(self.model.size, "types", 0)  # 0: no such table
-        return {"types": types} if types else {}
+        return ({"types": types} if types else {}) | getattr(self.model, "tables", {})
 
     @property
     def stacked(self) -> tuple[str, ...]:
@@ -172,22 +175,32 @@ def make_plan(experiment, layout: sharding.Layout, vocab) -> Plan:
         for phase in data.course
     }
     features = phases[0]
+    learns = experiment.lora or EVERYTHING
+    if experiment.lora and experiment.optimizer.ema:
+        raise ConfigError(
+            f"optimizer.ema={experiment.optimizer.ema}: no average is kept of low-rank changes; "
+            "make it 0"
+        )
     by_length = {phase.length: phases[phase.start] for phase in data.course}
     with sharding.using(layout):
         try:
-            boxed = jax.eval_shape(partial(init_params, model, features, seed=run.seed))
+            boxed = jax.eval_shape(
+                lambda: learns.extended(init_params(model, features, seed=run.seed), seed=run.seed)
+            )
             axes = named.axes_of(boxed)
+            learned, _ = learns.split(boxed)
             frozen = {part.name: part.model for part in experiment.frozen}
             fixed = {
                 name: jax.eval_shape(partial(init_params, other, features, seed=run.seed))
                 for name, other in frozen.items()
             }
-            tx = experiment.optimizer.build(axes, run.steps)
-            state = jax.eval_shape(make_init(model, tx, features, seed=run.seed))
+            tx = experiment.optimizer.build(named.axes_of(learned), run.steps)
+            state = jax.eval_shape(make_init(model, tx, features, seed=run.seed, learns=learns))
             state = state.replace(frozen=named.unbox(fixed))
             train_step = make_train_step(
-                model, objective, tx, seed=run.seed, accumulate=run.accumulate, frozen=frozen
-            )
+                model, objective, tx, seed=run.seed, accumulate=run.accumulate, frozen=frozen,
+                learns=learns,
+            )  # fmt: skip
             _check_carried(model, objective, phases, data)
             with recorded() as attention:
                 for shapes in by_length.values():
@@ -210,6 +223,7 @@ def make_plan(experiment, layout: sharding.Layout, vocab) -> Plan:
         frozen=frozen,
         frozen_axes=frozen_axes,
         attention=described(attention),
+        learns=learns,
     )
     sharding.check_params(found.shapes, axes, layout)
     return found

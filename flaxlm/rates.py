@@ -1,5 +1,5 @@
-"""Rates of parts of a model, relative to the learning rate: what fine-tuning does to leave a
-pretrained body nearly as it is while a new head learns.
+"""Rates of parts of a model, relative to the learning rate, and when they begin to learn: what
+fine-tuning does to leave a pretrained body nearly as it is while a new head learns.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,8 @@ import optax
 from flaxlm.errors import ConfigError
 from flaxlm.named import path_name
 
-_BELOW = ("embed", "widen")  # what lies under the layers
+# What lies under the layers.
+_BELOW = ("embed", "widen", "positions", "embedding_norm")
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,7 @@ def scaled(
             )
 
     def update(updates, params=None):
-        leaves = jax.tree_util.tree_leaves_with_path(updates)
-        stacks = [x.shape[0] for path, x in leaves if axes[path_name(path)][:1] == ("layers",)]
-        depth = max(stacks, default=1)
+        depth = _depth(updates, axes)
 
         def scale(path, leaf):
             name = path_name(path)
@@ -77,6 +76,39 @@ def scaled(
         return jax.tree_util.tree_map_with_path(scale, updates)
 
     return optax.stateless(update)
+
+
+def unfrozen(every: int, axes: Mapping[str, tuple[str, ...]]) -> optax.GradientTransformation:
+    """Let updates through from the top down, one more layer after every so many steps (gradual
+    unfreezing, Howard and Ruder 2018, section 3.3): what stands above the layers at once, the last
+    layer from step `every` on, the first of n from n * every, what lies below them after that.
+
+    The last link but for an average: a layer that waits gathers moments, and the norm of the
+    gradients is that of all. Nothing is compiled anew when a layer wakes, nor computed less before.
+    """
+
+    def init(params):
+        return optax.ScaleByScheduleState(jnp.zeros((), jnp.int32))
+
+    def update(updates, state, params=None):
+        depth = _depth(updates, axes)
+
+        def awake(path, leaf):
+            name = path_name(path)
+            group = np.maximum(_above(name, axes[name], leaf, depth) - 1, 0)
+            return jnp.where(state.count >= every * group, leaf, 0)
+
+        found = jax.tree_util.tree_map_with_path(awake, updates)
+        return found, optax.ScaleByScheduleState(optax.safe_increment(state.count))
+
+    return optax.GradientTransformation(init, update)
+
+
+def _depth(tree, axes: Mapping[str, tuple[str, ...]]) -> int:
+    """Layers of the deepest stack of a tree."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    stacks = [x.shape[0] for path, x in leaves if axes[path_name(path)][:1] == ("layers",)]
+    return max(stacks, default=1)
 
 
 def _above(name: str, axes: tuple[str, ...], leaf: jax.Array, depth: int) -> np.ndarray:

@@ -1,7 +1,8 @@
 """`python -m flaxlm.report RUN [RUN ...]`: the curves of runs, as a PNG, an HTML page and Markdown.
 
 The page stands alone: the picture is inside it, and it loads nothing. The Markdown is for notes: a
-link to the picture and the table of final values, a run per line.
+link to the picture and the table of final values, a run per line. What the runs scored on tasks
+(`flaxlm.evaluate`, `flaxlm.prompts`) is in both, a task per line.
 """
 
 import base64
@@ -10,7 +11,7 @@ import json
 import math
 import statistics
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from flaxlm import goodput
@@ -19,6 +20,7 @@ from flaxlm.console import format_count, format_seconds
 from flaxlm.curves import draw
 from flaxlm.errors import ConfigError, DataError, MissingInput, StorageError, command
 from flaxlm.metrics import FILE, read_lines
+from flaxlm.results import Result, read_results, task_rows
 
 FLAGS = {
     "--out": Flag("write PREFIX.png, .html and .md (RUN/report; ./report for several)", "PREFIX"),
@@ -36,12 +38,14 @@ class RunLog:
       lines: of metrics.jsonl, in order.
       torn: lines that could not be read.
       experiment: the resolved experiment, {} if the directory has none.
+      results: what it scored on tasks.
     """
 
     name: str
     lines: list[dict]
     torn: int
     experiment: dict
+    results: list[Result] = field(default_factory=list)
 
     def series(self, key: str, kind: str = "train") -> tuple[list[int], list[float]]:
         """(steps, values) of one metric; "nan" and "inf" are read back as numbers."""
@@ -65,7 +69,7 @@ def read_run(directory: Path, name: str) -> RunLog:
 
     Raises:
       MissingInput: there is no such directory, or no metrics in it.
-      DataError: the metrics hold no complete line.
+      DataError: the metrics hold no complete line, or a result of an evaluation is damaged.
     """
     path = directory / FILE
     if not directory.is_dir():
@@ -82,7 +86,7 @@ def read_run(directory: Path, name: str) -> RunLog:
         raise DataError(f"{described} is not readable JSON: {error}") from None
     if not isinstance(experiment, dict):
         raise DataError(f"{described} is not a JSON object")
-    return RunLog(name, lines, torn, experiment)
+    return RunLog(name, lines, torn, experiment, read_results(directory))
 
 
 @command
@@ -220,12 +224,18 @@ def make_page(runs: list[RunLog], picture: bytes) -> str:
     )
     parts.append("<h2>Final values</h2>")
     cells = {name: [table[name] if name in table else "" for table in values] for name in rows}
-    parts.append(_table(runs, cells))
+    parts.append(_table([run.name for run in runs], cells))
+    scored = task_rows([run.results for run in runs])
+    if scored:
+        parts.append("<h2>Tasks</h2>")
+        head = ["metric", "baseline", *(run.name for run in runs)]
+        parts.append(_table(head, {task: cells for task, *cells in scored}))
     described = [run for run in runs if run.experiment]
     if len(runs) > 1 and len(described) == len(runs):
         parts.append("<h2>Where the experiments differ</h2>")
         found = differences(runs)
-        parts.append(_table(runs, found) if found else "<p>Nowhere.</p>")
+        names = [run.name for run in runs]
+        parts.append(_table(names, found) if found else "<p>Nowhere.</p>")
     for run in described:
         text = html.escape(json.dumps(run.experiment, indent=2))
         name = html.escape(run.name)
@@ -238,7 +248,7 @@ def make_page(runs: list[RunLog], picture: bytes) -> str:
 
 
 def make_notes(runs: list[RunLog], picture: str) -> str:
-    """The Markdown: the picture by name, and a table of the last held-out values."""
+    """The Markdown: the picture by name, the last held-out values, and the scores on tasks."""
     values = [final_values(run) for run in runs]
     wanted = ("steps", "tokens / s, median", "time, first to last line", "goodput")
     names = dict.fromkeys(name for table in values for name in table)
@@ -253,11 +263,16 @@ def make_notes(runs: list[RunLog], picture: str) -> str:
     for run, table in zip(runs, values, strict=True):
         cells = [table[name] if name in table else "" for name in columns]
         lines.append(f"| {run.name} | " + " | ".join(cells) + " |")
+    scored = task_rows([run.results for run in runs])
+    if scored:
+        head = ["task", "metric", "baseline", *(run.name for run in runs)]
+        lines += ["", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+        lines += [f"| {' | '.join(row)} |" for row in scored]
     return "\n".join(lines) + "\n"
 
 
-def _table(runs: list[RunLog], rows: dict[str, list[str]]) -> str:
-    head = "".join(f"<th>{html.escape(run.name)}</th>" for run in runs)
+def _table(names: list[str], rows: dict[str, list[str]]) -> str:
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
     lines = [
         f"<tr><th>{html.escape(name)}</th>"
         + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)

@@ -42,6 +42,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "positions": (),  # of a table of absolute positions
     "types": (),  # of a table of token types, or classes of a small head
     "slots": (),  # positions of a row that a masked language model predicts
+    "rank": (),  # of a low-rank change of a matrix
     "memory": (),  # states of earlier segments that attention still sees
     "layers": (),
 }

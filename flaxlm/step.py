@@ -15,6 +15,7 @@ from flax import struct
 from flaxlm import named, sharding
 from flaxlm.batch import FEATURES, Batch
 from flaxlm.guard import Health, fresh, joint_norm, judge, norms
+from flaxlm.lora import EVERYTHING, Everything
 from flaxlm.optim import averaged
 
 Metrics = dict[str, Any]
@@ -43,8 +44,8 @@ class State(struct.PyTreeNode):
 
     Attributes:
       step: steps done.
-      params: the model's parameters.
-      opt: the optimizer's state.
+      params: the model's parameters, and what `flaxlm.lora` puts beside them.
+      opt: the optimizer's state, of what learns.
       carry: {feature: array} that a model makes in one step and reads in the next (a segment
         memory), rows first; {} for most models.
       frozen: {name: parameters} of models that the objective reads and nobody trains (a teacher).
@@ -75,16 +76,18 @@ def make_init(
     shapes: Mapping[str, jax.ShapeDtypeStruct],
     *,
     seed: int,
+    learns: Everything = EVERYTHING,
 ):
     """`init() -> State` (frozen parts left empty), a pure function of the seed. The batch of zeros
     that traces the model is never computed.
     """
 
     def init() -> State:
-        params = init_params(model, shapes, seed=seed)
-        params = named.unbox(params)
+        boxed = learns.extended(init_params(model, shapes, seed=seed), seed=seed)
+        params = named.unbox(boxed)
         carry = {name: jnp.zeros(x.shape, x.dtype) for name, x in carried(model, shapes).items()}
-        return State(step=jnp.zeros((), jnp.int32), params=params, opt=tx.init(params), carry=carry)
+        opt = tx.init(learns.split(params)[0])
+        return State(step=jnp.zeros((), jnp.int32), params=params, opt=opt, carry=carry)
 
     return init
 
@@ -133,6 +136,7 @@ def make_train_step(
     frozen: Mapping[str, Any] | None = None,
     stacked: Collection[str] = (),
     skip_spike: float = 0.0,
+    learns: Everything = EVERYTHING,
 ) -> Callable[[State, Batch], tuple[State, Metrics]]:
     """`(state, batch) -> (state, metrics)`, to be jitted with the state donated.
 
@@ -147,14 +151,16 @@ def make_train_step(
       frozen: the modules of state.frozen, by name.
       stacked: paths of the parameters whose first dim is the layer.
       skip_spike: of `guard.Divergence`.
+      learns: which of the parameters learn, and what the model computes with.
 
     The metrics are scalars, but for "evidence", which says who was it when a step was no good:
     "verdict" [streak, whether the step is good, deviation of the loss, of the gradient norm];
     "rows", {term: [B] weighted sum over each row}; "gradients", {path: norm or [layers] norms}.
     """
 
-    def loss(params, fixed, batch, rng, counts):
+    def loss(learned, kept, fixed, batch, rng, counts):
         batch = ByName("feature", batch)
+        params = learns.merged(learns.joined(learned, kept))
         apply = Applied(model, params, _frozen(frozen, fixed))
         outputs = objective.forward(apply, batch, rng)
         rows = {name: _weighted(term, outputs, batch) for name, term in objective.terms.items()}
@@ -164,6 +170,7 @@ def make_train_step(
 
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
+        learned, kept = learns.split(state.params)
         counts = {
             name: jnp.maximum(batch[term.weights].sum(), 1)
             for name, term in objective.terms.items()
@@ -172,7 +179,7 @@ def make_train_step(
         def gradient(rows, rng):
             found = jax.value_and_grad(loss, has_aux=True)
             (total, (means, by_row, outputs)), grads = found(
-                state.params, state.frozen, rows, rng, counts
+                learned, kept, state.frozen, rows, rng, counts
             )
             carry = {name: jax.lax.stop_gradient(outputs[name]) for name in state.carry}
             return (total, means, grads), (carry, by_row)
@@ -200,13 +207,13 @@ def make_train_step(
         judged, good, deviations = judge(
             state.health, total, norm, carry=carry, skip_spike=skip_spike
         )
-        updates, opt = tx.update(grads, state.opt, state.params)
-        params = optax.apply_updates(state.params, updates)
-        params, opt, carry = jax.tree.map(
+        updates, opt = tx.update(grads, state.opt, learned)
+        learned, opt, carry = jax.tree.map(
             lambda new, old: jnp.where(good, new, old),
-            (params, opt, carry),
-            (state.params, state.opt, state.carry),
+            (optax.apply_updates(learned, updates), opt, carry),
+            (learned, state.opt, state.carry),
         )
+        params = learns.joined(learned, kept)
         metrics = {
             "loss": total,
             **means,
@@ -228,7 +235,11 @@ def make_train_step(
 
 
 def make_eval_step(
-    model, objective, *, frozen: Mapping[str, Any] | None = None
+    model,
+    objective,
+    *,
+    frozen: Mapping[str, Any] | None = None,
+    learns: Everything = EVERYTHING,
 ) -> Callable[[State, Batch], dict[str, tuple[jax.Array, jax.Array]]]:
     """`(state, batch) -> {term: (sum, weight)}` without dropout, on the averaged parameters where
     there are any. What is carried between steps is zero: held-out rows do not follow one another.
@@ -237,7 +248,7 @@ def make_eval_step(
 
     def evaluate(state: State, batch: Batch):
         batch = {**batch, **jax.tree.map(jnp.zeros_like, state.carry)}
-        params = averaged(state.opt, state.params)
+        params = learns.merged(averaged(state.opt, state.params))
         outputs = objective.forward(
             Applied(model, params, _frozen(frozen, state.frozen)), ByName("feature", batch), None
         )
@@ -309,17 +320,18 @@ def jit_programs(plan, *, seed: int, accumulate: int, skip_spike: float = 0.0) -
         frozen=plan.frozen,
         stacked=plan.stacked,
         skip_spike=skip_spike,
+        learns=plan.learns,
     )
     return Programs(
         init=jax.jit(
-            make_init(plan.model, plan.tx, plan.features, seed=seed),
+            make_init(plan.model, plan.tx, plan.features, seed=seed, learns=plan.learns),
             out_shardings=state.replace(frozen={}),
         ),
         step=jax.jit(
             step, in_shardings=(state, batch), out_shardings=(state, everywhere), donate_argnums=0
         ),
         evaluate=jax.jit(
-            make_eval_step(plan.model, plan.objective, frozen=plan.frozen),
+            make_eval_step(plan.model, plan.objective, frozen=plan.frozen, learns=plan.learns),
             in_shardings=(state, batch),
             out_shardings=everywhere,
         ),

@@ -200,7 +200,13 @@ def train(loaded, overrides=()) -> int:
                         with ledger.during("eval"):
                             found = evaluate(end.state) if end.found is None else end.found
                             text = heldout.report(
-                                directory, plan.model, objective, end.state, found, held_out, vocab
+                                directory,
+                                plan.model,
+                                objective,
+                                end.state.replace(params=plan.learns.merged(end.state.params)),
+                                found,
+                                held_out,
+                                vocab,
                             )
                     with ledger.during("save"):
                         checkpoints.wait()

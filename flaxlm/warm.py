@@ -8,6 +8,7 @@ not fit is refused: a warm start that misses its target trains as well as a cold
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import jax
 import numpy as np
@@ -29,7 +30,7 @@ class Restored:
     """Parameters read for one tree of parameters.
 
     Attributes:
-      arrays: by our paths.
+      arrays: by our paths; smaller than ours where a vocabulary grows.
       sources: (weights, whether what is taken depends on the vocabulary), one per `Restore`.
       line: what was restored and what was not, for the banner.
     """
@@ -84,7 +85,8 @@ class Warm:
             return state
         shardings = plan.state_shardings()
         params = _placed(state.params, self.start.arrays, shardings.params)
-        opt = jax.jit(plan.tx.init, out_shardings=shardings.opt)(params)
+        learned, _ = plan.learns.split(params)
+        opt = jax.jit(plan.tx.init, out_shardings=shardings.opt)(learned)
         return state.replace(params=params, opt=opt)
 
     def with_frozen(self, state: State, plan: Plan) -> State:
@@ -116,6 +118,8 @@ def read_warm(experiment, plan: Plan, *, resumes: bool) -> Warm:
     frozen = {}
     for number, part in enumerate(experiment.frozen):
         where = f"frozen.{number}"
+        if part.start.grow:
+            raise ConfigError(f"{where} ({part.name}): grow leaves rows that nobody would train")
         leaves = jax.tree_util.tree_leaves_with_path(plan.state.frozen[part.name])
         shapes = {path_name(path): leaf.shape for path, leaf in leaves}
         found = restore((part.start,), shapes, plan.frozen_axes[part.name], where=where)
@@ -176,7 +180,8 @@ def restore(
             else (f" {part.take}" if part.take else "")
         )
         layers = f" layers {','.join(map(str, part.layers))}" if part.layers else ""
-        texts.append(f"{what}{inside}{layers}: {len(taken)} parameters")
+        grown = f", {weights.model.size.vocab} ids of the vocabulary" if part.grow else ""
+        texts.append(f"{what}{inside}{layers}: {len(taken)} parameters{grown}")
     rest = sorted(set(shapes) - set(arrays))
     texts.append(f"{len(rest)} stay initialised" + (f": {_some(rest)}" if rest else ""))
     return Restored(arrays, tuple(sources), "; ".join(texts))
@@ -203,7 +208,22 @@ def _taken(part, weights: Weights, shapes, axes: Axes, where: str) -> Arrays:
         )
     if part.layers and not any(axes[path][:1] == ("layers",) for path in ours):
         raise ConfigError(f"{where}: layers={part.layers}, and nothing that is taken has layers")
+    if part.grow:
+        ours = {p: _known(x, axes[p], weights.model.size.vocab) for p, x in ours.items()}
     return {p: _fitting(part, p, x, shapes[p], axes[p], where) for p, x in ours.items()}
+
+
+def _known(array: np.ndarray, names, vocab: int) -> np.ndarray:
+    """What an array holds of ids below `vocab`, without the padding behind them."""
+    return array.take(range(vocab), axis=names.index("vocab")) if "vocab" in names else array
+
+
+def _grows(theirs, ours, names) -> bool:
+    """Whether an array is one of ours but for ids that it lacks."""
+    return len(theirs) == len(ours) and all(
+        a <= b if name == "vocab" else a == b
+        for a, b, name in zip(theirs, ours, names, strict=True)
+    )
 
 
 def _fitting(part, path: str, array: np.ndarray, shape, names, where: str) -> np.ndarray:
@@ -213,6 +233,8 @@ def _fitting(part, path: str, array: np.ndarray, shape, names, where: str) -> np
                 f"{where}: layers={part.layers}, and {part.path} has layers 0 to {len(array) - 1}"
             )
         array = array[list(part.layers)]
+    if part.grow and _grows(array.shape, shape, names):
+        return array
     if array.shape != tuple(shape):
         raise ConfigError(
             f"{where}: {path} is {list(array.shape)} in {part.path} and {list(shape)} here"
@@ -240,6 +262,10 @@ def _placed(tree, arrays: Arrays, shardings):
         array = arrays.get(path_name(path))
         if array is None:
             return leaf
+        if array.shape != leaf.shape:  # a vocabulary that grows: the rows behind theirs stay
+            origin = (0,) * array.ndim
+            put = partial(jax.lax.dynamic_update_slice, start_indices=origin)
+            return jax.jit(put, out_shardings=sharding)(leaf, array.astype(leaf.dtype))
         return jax.make_array_from_callback(leaf.shape, sharding, lambda index: array[index])
 
     return jax.tree_util.tree_map_with_path(place, tree, shardings)

@@ -35,6 +35,7 @@ from flaxlm.data.files import write_whole
 from flaxlm.data.vocab import load_vocab
 from flaxlm.data.vocab_base import Vocab
 from flaxlm.errors import DataError, MissingInput, StorageError, UserError
+from flaxlm.lora import DELTAS, LoRA
 from flaxlm.named import path_name
 from flaxlm.overrides import to_json
 from flaxlm.rebuild import rebuild
@@ -184,8 +185,18 @@ def _of_training(folder: Path, model: nn.Module | None, best: str) -> Weights:
         model = rebuild(described["model"], where=f"{folder / 'experiment.json'}: model")
     step, found = _newest(folder / "checkpoints", best)
     params = _restore(folder / "checkpoints" / str(step) / "state", found["tree"])
+    if DELTAS in params:
+        params = _lora_of(described, folder / "experiment.json").merged(params)
     vocab = folder / VOCAB if (folder / VOCAB).is_file() else None
     return Weights(folder, model, params, vocab, sentinels, step)
+
+
+def _lora_of(described: Mapping, where: Path) -> LoRA:
+    """As a run declared it; what learned how does not matter any more."""
+    try:
+        return LoRA(rank=described["lora"]["rank"], alpha=described["lora"]["alpha"])
+    except (TypeError, KeyError, UserError) as error:
+        raise DataError(f"{where}: lora does not say rank and alpha ({error})") from None
 
 
 def _tree_of(flat: Mapping[str, np.ndarray], *, where: Path) -> dict:

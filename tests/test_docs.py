@@ -13,7 +13,9 @@ from flaxlm.aot.fit import place
 from flaxlm.arguments import parse_argv
 from flaxlm.convert import __main__ as convert
 from flaxlm.data import __main__ as data
+from flaxlm.look import __main__ as look
 from flaxlm.overrides import resolve
+from flaxlm.prompts import __main__ as prompts
 from flaxlm.steer import __main__ as steer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,6 +57,10 @@ def test_commands_of_a_page(page, data_cache, tmp_path, monkeypatch, capsys):
             assert generate.main(argv) == 66, said  # there is no such run here, and it says so
         elif module == "flaxlm.steer":
             assert steer.main(argv) == 66, said  # there is no such run here, and it says so
+        elif module == "flaxlm.look":
+            assert look.main(argv) == 66, said  # there is no such run here, and it says so
+        elif module == "flaxlm.prompts":
+            assert prompts.main(argv) == 66, said  # there is no such run here, and it says so
         elif module == "flaxlm.evaluate":
             assert evaluate.main(argv) == 66, said  # there is no such run here, and it says so
         elif module == "flaxlm.convert":

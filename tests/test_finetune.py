@@ -6,6 +6,7 @@ import math
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from flaxlm import evaluate
@@ -15,6 +16,7 @@ from flaxlm.optim import AdamW, Constant, Rate
 from flaxlm.plan import make_plan
 from flaxlm.sharding import Mesh, abstract_layout
 from flaxlm.tasks.base import find
+from flaxlm.tasks.baselines import majority
 from flaxlm.train import main, train
 from flaxlm.weights import read_weights
 from tests import equal, kills, runs, tasks
@@ -84,6 +86,10 @@ def test_evaluate_answers_a_split(tuned, tmp_path, capsys):
     examples = find("sentences/polarity").read("train[80%:]", uri.partition("@")[2])
     answers = (tmp_path / "out" / "answers").read_text().splitlines()
     assert len(answers) >= len(examples) == result["examples"]
+    task, place = find("sentences/polarity"), uri.partition("@")[2]
+    usual = majority(task, task.read("train[:80%]", place), examples)
+    assert result["baseline"] == task.metrics(usual, examples)["accuracy"] < 70
+    assert f"; {result['baseline']:.4f} by the commonest answer" in report
 
 
 def test_evaluate_says_what_it_cannot_do(tuned, tmp_path):
@@ -189,6 +195,37 @@ def test_rates_of_parts_and_layers():
         AdamW(Constant(1.0), rates=(Rate("encoder/pool", 0.1),)).build(axes, 1)
     with pytest.raises(ConfigError, match=r"optimizer\.layer_decay=0"):
         AdamW(Constant(1.0), layer_decay=0.0)
+
+
+def test_layers_wake_from_the_top_down():
+    """One more after every two steps, the head from the first on; all in one program."""
+    axes = {
+        "encoder/embed/table": ("vocab", "embed"),
+        "encoder/positions/table": ("positions", "embed"),
+        "encoder/layers/mlp/in": ("layers", "embed", "mlp"),
+        "encoder/norm/scale": ("width",),
+        "head/kernel": ("embed", "types"),
+    }
+    shapes = [(4, 2), (3, 2), (3, 2, 2), (2,), (2, 2)]
+    params = {name: np.ones(shape, np.float32) for name, shape in zip(axes, shapes, strict=True)}
+    tx = AdamW(Constant(0.01), decay=0.1, unfreeze=2).build(axes, 12)
+
+    def step(carry, _):
+        params, opt = carry
+        updates, opt = tx.update(params, opt, params)
+        return (optax.apply_updates(params, updates), opt), updates
+
+    _, updates = jax.jit(lambda: jax.lax.scan(step, (params, tx.init(params)), length=12))()
+    moved = {name: np.asarray(x).reshape(12, len(x[0]), -1).any(2) for name, x in updates.items()}
+    first = {name: x.argmax(0).tolist() for name, x in moved.items()}
+    assert first == {
+        "encoder/embed/table": [8] * 4, "encoder/positions/table": [8] * 3,
+        "encoder/layers/mlp/in": [6, 4, 2], "encoder/norm/scale": [0] * 2, "head/kernel": [0] * 2,
+    }  # fmt: skip
+    assert all(x[place:, row].all() for name, x in moved.items()
+               for row, place in enumerate(first[name]))  # fmt: skip
+    with pytest.raises(ConfigError, match=r"optimizer\.unfreeze=-1"):
+        AdamW(Constant(1.0), unfreeze=-1)
 
 
 def test_the_command_line_is_the_same(tuned, capsys):

@@ -42,7 +42,8 @@ ALLOWED = {
     "moments.py": (),
     "averages.py": (),
     "guard.py": ("named", "errors"),
-    "step.py": ("sharding", "named", "batch", "guard", "optim"),
+    "lora.py": ("named", "errors"),
+    "step.py": ("sharding", "named", "batch", "guard", "lora", "optim"),
     "plan.py": (
         "sharding",
         "named",
@@ -50,6 +51,7 @@ ALLOWED = {
         "data.examples",
         "data.random",
         "errors",
+        "lora",
         "nn.kernels",
         "retention",
         "step",
@@ -60,6 +62,7 @@ ALLOWED = {
 FLAX = ("nn/", "models/", "named.py", "step.py", "losses.py", "convert/")
 FLAX += ("experiment.py", "overrides.py", "leaves.py")  # for isinstance and annotations
 FLAX += ("rebuild.py", "weights.py", "lm.py")  # modules out of files
+FLAX += ("lora.py",)  # paths of trees
 FLAX += ("decode/",)  # takes the keys and values out of a model and puts them in
 
 

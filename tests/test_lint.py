@@ -15,13 +15,25 @@ FOLDERS = ("flaxlm", "experiments", "benchmarks", "tpu")
 # Formats that hold code, and archives, which nothing here takes apart.
 MODULES = (
     "pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "jsonpickle", "marshal",
-    "shelve", "yaml", "runpy", "code", "tarfile", "zipfile", "zipimport",
+    "shelve", "runpy", "code", "tarfile", "zipfile", "zipimport",
 )  # fmt: skip
 NAMES = (
     "builtins.eval", "builtins.exec", "builtins.compile", "builtins.__import__", "os.system",
     "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput", "torch.load",
     "torch.hub", "shutil.unpack_archive", "numpy.fromregex", "pty.spawn",
 )  # fmt: skip
+# What holds code in some of its uses: {name: (the one file that may name it, what of it)}.
+PARTLY = {
+    "yaml": ("flaxlm/prompts/promptsource.py", ("yaml.SafeLoader", "yaml.YAMLError")),
+    "jinja2": (
+        "flaxlm/prompts/sandbox.py",
+        (
+            "jinja2.nodes", "jinja2.runtime.LoopContext", "jinja2.pass_context",
+            "jinja2.sandbox.ImmutableSandboxedEnvironment", "jinja2.StrictUndefined",
+            "jinja2.TemplateError", "jinja2.Template.from_code",
+        ),
+    ),
+}  # fmt: skip
 # {keyword: the values it may have}
 KEYWORDS = {"allow_pickle": (False,), "shell": (False,), "trust_remote_code": (False,)}
 # Modules found by a name: the one that an experiment file is, and three that look into packages of
@@ -59,14 +71,23 @@ def findings(source: str, path: str) -> list[str]:
     def under(name: str, known: tuple[str, ...]) -> bool:
         return any(name == one or name.startswith(f"{one}.") for one in known)
 
+    def partly(name: str) -> bool:
+        """Whether a name is none of `PARTLY`, or on the way to what may be named, or part of it."""
+        file, known = PARTLY.get(name.partition(".")[0], (path, ()))
+        ways = any(f"{one}.".startswith(f"{name}.") for one in known)
+        return path == file and (not known or ways or under(name, known))
+
     found = []
     for node in ast.walk(tree):
         at = f"{path}:{getattr(node, 'lineno', 0)}"
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = imported(node)
             found += [f"{at}: imports {name}" for name in names if under(name, MODULES + NAMES)]
+            found += [f"{at}: imports {name}" for name in names if not partly(name)]
         elif isinstance(node, ast.Name | ast.Attribute):
             name = dotted(node)
+            if not partly(name):
+                found.append(f"{at}: {name}")
             if under(name, NAMES):
                 found.append(f"{at}: {name}")
             tail = name.rpartition(".")[2]
@@ -111,6 +132,8 @@ def test_nothing_can_run_what_a_file_says():
         "import shelve, os",
         "import yaml",
         "from yaml import safe_load",
+        "import jinja2",
+        "from jinja2.sandbox import SandboxedEnvironment",
         "import tarfile",
         "from zipfile import ZipFile",
         "import dill.source",
@@ -156,3 +179,12 @@ def test_the_check_finds(source):
 )
 def test_the_check_leaves_alone(source):
     assert not findings(source, "flaxlm/some.py"), findings(source, "flaxlm/some.py")
+
+
+@pytest.mark.parametrize("name", ["load", "unsafe_load", "full_load", "UnsafeLoader", "Loader"])
+def test_of_yaml_the_safe_loader_alone(name):
+    file = PARTLY["yaml"][0]
+    assert findings(f"import yaml\nyaml.{name}", file)
+    assert findings(f"from yaml import {name}", file)
+    assert not findings("import yaml\nyaml.SafeLoader", file)
+    assert findings("import jinja2\njinja2.Environment()", PARTLY["jinja2"][0])

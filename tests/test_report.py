@@ -78,6 +78,39 @@ def test_five_runs_show_where_their_experiments_differ(tmp_path, monkeypatch):
     assert "run.steps" not in text.partition("Where the experiments differ")[2].partition("{")[0]
 
 
+def test_tasks_and_their_baselines(tmp_path):
+    runs = [make_run(tmp_path / name) for name in ("a", "b")]
+
+    def write(run, place, **value):
+        (run / place).mkdir(parents=True)
+        whole = {"split": "validation", "main": "accuracy", **value}
+        (run / place / "result.json").write_text(json.dumps(whole))
+
+    metrics = {"accuracy": 81.5, "f1": 70.0}
+    write(runs[0], "evaluate/one", task="glue/rte", metrics=metrics, baseline=52.7)
+    write(runs[1], "evaluate/one", task="glue/rte", metrics={"accuracy": 60.0}, baseline=None)
+    write(runs[1], "evaluate/two", task="glue/ax", metrics={})
+    scores = [{"metrics": {"mean": {"accuracy": value}}} for value in (50.0, 60.0)]
+    write(runs[1], "prompts/one", task="glue/rte", shots=4, scores=scores)
+    assert main([*map(str, runs), "--out", str(tmp_path / "both")]) == 0
+    notes = (tmp_path / "both.md").read_text()
+    assert "| task | metric | baseline | a | b |" in notes
+    assert "| glue/rte validation | accuracy | 52.70 | 81.50 | 60.00 |" in notes
+    prompted = "glue/rte validation, 4 shots, by mean, mean of 2"
+    assert f"| {prompted} | accuracy |  |  | 55.00 |" in notes and "glue/ax" not in notes
+    text = text_of(tmp_path / "both.html")
+    assert re.search(r"\|glue/rte validation\|+accuracy\|+52.70\|+81.50\|+60.00\|", text)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"task": "a", "split": "b", "main": "c"}'])
+def test_a_damaged_result_of_a_task(tmp_path, capsys, text):
+    run = make_run(tmp_path / "a")
+    (run / "evaluate" / "one").mkdir(parents=True)
+    (run / "evaluate" / "one" / "result.json").write_text(text)
+    assert main([str(run)]) == 65
+    assert "result.json is no result of an evaluation" in capsys.readouterr().err
+
+
 def test_a_line_cut_in_half_is_left_out_and_said(tmp_path, capsys):
     run = make_run(tmp_path / "cut")
     with open(run / "metrics.jsonl", "a") as file:

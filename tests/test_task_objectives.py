@@ -1,12 +1,16 @@
 """Objectives of tasks: literal examples in, literal rows and answers out."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from flaxlm.data.encoded import ExampleRows
+from flaxlm.data.random import RowRandom
 from flaxlm.data.spec import Vocabulary
 from flaxlm.data.wordpiece import WordPieceVocab
 from flaxlm.errors import ConfigError
+from flaxlm.losses import Readout
 from flaxlm.objectives.answer_spans import AnswerSpans
 from flaxlm.objectives.classification import Classification, Regression
 from flaxlm.objectives.multiple_choice import MultipleChoice
@@ -82,7 +86,9 @@ def test_a_long_text_is_answered_by_the_mean_of_its_rows():
     assert encoded.example.tolist() == [0, 0, 1]
     assert rows(encoded)["tokens"][1].tolist() == [2, C, D, E, F, 3]
     logs = np.array([[-1.0, -2.0], [-5.0, -0.1], [-0.1, -3.0]])
-    assert objective.predictions({"class_log_probs": logs}, encoded, examples, form) == [1, 0]
+    found = objective.predictions({"class_log_probs": logs}, encoded, examples, form)
+    shares = [[np.exp(-3.0), np.exp(-1.05)], [np.exp(-0.1), np.exp(-3.0)]]
+    np.testing.assert_allclose(found, [np.array(row) / sum(row) for row in shares])
     short = Classification(classes=2).encode(examples, form, VOCAB, 6)
     assert rows(short)["tokens"][0].tolist() == [2, A, B, C, D, 3]
 
@@ -104,6 +110,81 @@ def test_the_endings_of_an_example_lie_side_by_side():
     assert found["segments"].tolist() == [[1] * 6 + [0] + [2] * 7]
     assert found["positions"][0, 7:].tolist() == list(range(7))
     assert found["classes"].tolist() == [1]
+
+
+def extended():
+    """Letters and three symbols above them, as GPT-1 has: start, delimiter, extract."""
+    vocab = WordPieceVocab(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS])
+    vocab.sentinels = np.array([23, 22, 21], np.int32)
+    return vocab
+
+
+GPT1 = Texts("<extra_id_2> A <extra_id_0>", "<extra_id_2> A <extra_id_1> B <extra_id_0>")
+
+
+def test_the_input_of_gpt1_has_start_delimiter_and_extract():
+    vocab, form = extended(), Classes(("x", "y"), pair=True)
+    examples = [{"id": "0", "text": "a b", "pair": "c", "label": 1}]
+    objective = Classification(classes=2, texts=GPT1, language=0.5)
+    encoded = objective.encode(examples, form, vocab, 8)
+    place = np.array([0, -1])
+    found = objective.prepare(
+        ExampleRows(encoded, place, index=place, pad=0), RowRandom(0, place), vocab
+    )
+    assert found["tokens"].tolist() == [[21, A, B, 22, C, 23, 0, 0], [0] * 8]
+    assert found["targets"].tolist() == [[A, B, 22, C, 23, 0, 0, 0], [0] * 8]
+    np.testing.assert_allclose(found["weights"], [[0.2] * 5 + [0] * 3, [0] * 8], atol=1e-7)
+    assert objective.terms["language_nll"].scale == 0.5
+    assert "language_nll" not in Classification(classes=2).terms
+    with pytest.raises(ConfigError, match=r"<extra_id_3>, and the vocabulary has 3 sentinels"):
+        Texts("A <extra_id_3>").around(vocab, [A])
+    with pytest.raises(ConfigError, match=r"objective\.language=-1"):
+        Regression(language=-1)
+
+
+def test_a_pair_without_an_order_is_read_in_both():
+    """Logits of both orders are added; every order is a text of the language model."""
+    vocab, form = extended(), Score(0.0, 5.0)
+    examples = [{"id": "0", "text": "a b", "pair": "c", "label": 4.0}]
+    objective = Regression(texts=GPT1, both_orders=True, language=0.5)
+    encoded = objective.encode(examples, form, vocab, 7)
+    place = np.zeros(1, int)
+    batch = objective.prepare(
+        ExampleRows(encoded, place, index=place, pad=0), RowRandom(0, place), vocab
+    )
+    assert batch["tokens"].tolist() == [[21, A, B, 22, C, 23, 0, 21, C, 22, A, B, 23, 0]]
+    np.testing.assert_allclose(batch["weights"].reshape(2, 7).sum(1), 1)
+    seen = {}
+
+    def model(features, *, rng):
+        seen.update(features)
+        hidden = jax.nn.one_hot(features["tokens"], 24)
+        first = features["tokens"][:, 1:2].astype(jnp.float32)
+        return {"class_logits": first, "logits": Readout(hidden, jnp.eye(24), vocab=24)}
+
+    outputs = objective.forward(model, batch, None)
+    assert seen["tokens"].shape == (2, 7) and seen["segments"].max() == 1
+    assert outputs["score"].tolist() == [A + C]
+    assert outputs["language_nll"].shape == (1, 14)
+    single = [{"id": "0", "text": "a", "pair": None, "label": 1.0}]
+    with pytest.raises(ConfigError, match="has no order"):
+        objective.encode(single, form, vocab, 7)
+    with pytest.raises(ConfigError, match=r"make objective\.stride 0"):
+        Regression(both_orders=True, stride=2)
+
+
+def test_a_decoder_reads_the_row_once_more():
+    texts = Texts("A sep", "A sep B sep", decoder="pad")
+    objective = Classification(classes=2, texts=texts)
+    examples = [{"id": "0", "text": "a b", "pair": None, "label": 1}]
+    encoded = objective.encode(examples, Classes(("x", "y")), VOCAB, 5)
+    place = np.array([0, -1])
+    found = objective.prepare(
+        ExampleRows(encoded, place, index=place, pad=4), RowRandom(0, place), VOCAB
+    )
+    assert found["tokens"].tolist() == [[A, B, 3, 4, 4], [4] * 5]
+    assert found["decoder_tokens"].tolist() == [[0, A, B, 0, 0], [0] * 5]
+    assert found["decoder_segments"].tolist() == [[1, 1, 1, 0, 0], [0] * 5]
 
 
 def test_a_tag_is_read_at_the_first_piece_of_its_word():
@@ -215,7 +296,8 @@ def test_forms_and_numbers_must_agree():
 @pytest.mark.parametrize(
     "objective",
     [Classification(classes=2), Regression(), MultipleChoice(choices=3), Tagging(tags=2),
-     AnswerSpans()],
+     AnswerSpans(), Regression(language=0.5, texts=Texts(decoder="sep")),
+     MultipleChoice(choices=3, language=0.5)],
     ids=lambda some: type(some).__name__,
 )  # fmt: skip
 def test_a_run_is_traced_with_the_shapes_that_it_has(objective):
@@ -231,7 +313,8 @@ def test_a_run_is_traced_with_the_shapes_that_it_has(objective):
     }
     form, example = forms[objective.form]
     objective = AnswerSpans(question=4) if objective.form == "Spans" else objective
-    real = rows(objective.encode([example], form, VOCAB, 16))
+    encoded, place = objective.encode([example], form, VOCAB, 16), np.zeros(1, int)
+    real = objective.prepare(ExampleRows(encoded, place, index=place, pad=0), None, VOCAB)
     assert {n: (x.shape, x.dtype) for n, x in traced.items()} == {
         n: (x.shape, x.dtype) for n, x in real.items()
     }

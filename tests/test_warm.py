@@ -159,6 +159,37 @@ def test_a_frozen_model_must_be_whole(planned, source):
         warm(planned, frozen=(Frozen("teacher", t5.Model(SIZE), Restore(str(source[0]))),))
 
 
+def test_a_vocabulary_grows_behind_its_last_id(planned, tmp_path):
+    """Rows of known ids are taken, padding is not, the new ones stay as they were initialised."""
+    smaller = dataclasses.replace(SIZE, vocab=SIZE.vocab - 3)
+    params = random_run(tmp_path / "run", t5.Model(smaller))
+    whole = Restore(str(tmp_path / "run"))
+    found, plan = warm(planned, start=(dataclasses.replace(whole, grow=True),))
+    with sharding.using(planned[0]):
+        cold = jit_programs(plan, seed=0, accumulate=1).init()
+        before = jax.tree.map(np.asarray, cold.params)
+        state = found.begin(cold, plan)
+    wanted = plan.state_shardings().params
+    assert jax.tree.all(jax.tree.map(lambda x, s: x.sharding == s, state.params, wanted))
+    for tree, cut in (("embed", np.s_[: smaller.vocab]), ("head", np.s_[:, : smaller.vocab])):
+        (ours,), (theirs,), (fresh,) = (
+            [np.asarray(x) for x in some[tree].values()] for some in (state.params, params, before)
+        )
+        np.testing.assert_array_equal(ours[cut], theirs[cut])
+        rest = np.ones(ours.shape, bool)
+        rest[cut] = False
+        np.testing.assert_array_equal(ours[rest], fresh[rest])
+    assert f"{smaller.vocab} ids of the vocabulary" in found.lines[0]
+    narrow = dataclasses.replace(SIZE, width=32)
+    random_run(tmp_path / "narrow", t5.Model(narrow))
+    start = (Restore(str(tmp_path / "narrow"), take="embed", into="embed", grow=True),)
+    with pytest.raises(ConfigError, match=r"embed/table is \[\d+, 32\] in "):
+        read_warm(dataclasses.replace(tiny.EXPERIMENT, start=start), plan, resumes=False)
+    frozen = (Frozen("teacher", t5.Model(SIZE), dataclasses.replace(whole, grow=True)),)
+    with pytest.raises(ConfigError, match=r"frozen\.0 \(teacher\): grow"):
+        read_warm(dataclasses.replace(tiny.EXPERIMENT, frozen=frozen), plan, resumes=False)
+
+
 def test_another_vocabulary_is_refused(planned, tmp_path):
     texts = english.documents()[:20]
     one, other = (train_vocab(texts, Vocabulary(size=size)) for size in (400, 410))

@@ -1,15 +1,17 @@
-"""BART and transformers' BartForConditionalGeneration, or the bare BartModel.
+"""BART and transformers' BartForConditionalGeneration, the bare BartModel or its heads for tasks.
 
-Both hold the same parameters: the readout is the embedding table. The former has a buffer
+The first two hold the same parameters: the readout is the embedding table. The former has a buffer
 "final_logits_bias" besides, which is zero in all published files; other values are refused.
 """
 
 from collections.abc import Iterator, Mapping
 
+from flaxlm.convert import heads
+from flaxlm.convert.heads import Head
 from flaxlm.convert.table import Entry, layer_norm, linear, option, refuse
 from flaxlm.convert.tokenizer import Template
 from flaxlm.errors import ConfigError
-from flaxlm.models.bart import OFFSET, Model, Size
+from flaxlm.models.bart import OFFSET, Classifier, Model, Size, SpanReader
 
 MODEL_TYPES = ("bart",)
 ALIASES = {
@@ -21,6 +23,15 @@ PREFIX = "model."
 IGNORED = ()
 ZEROS = (r"final_logits_bias",)
 TOKENIZER = Template(single="bos A eos", pair="bos A eos eos B eos", start="eos")
+
+_CLASSES = {"BartForConditionalGeneration": Model}
+_HEADS = (
+    Head(
+        "BartForSequenceClassification", Classifier, Model,
+        "classification_head.out_proj", "classification_head.dense", ("classifier_dropout",),
+    ),
+    Head("BartForQuestionAnswering", SpanReader, Model, "qa_outputs"),
+)  # fmt: skip
 
 _DEFAULTS = {  # of transformers' BartConfig: a file need not repeat them
     "vocab_size": 50265,
@@ -80,16 +91,16 @@ def model_of(config: Mapping) -> Model:
                 f"config.json: encoder_{name}={one}, decoder_{name}={other}; a model here has one "
                 "number for both"
             )
-    width, heads = get("d_model"), get("encoder_attention_heads")
-    if width % heads:
-        raise ConfigError(f"config.json: d_model={width} is no multiple of {heads} attention heads")
+    width, count = get("d_model"), get("encoder_attention_heads")
+    if width % count:
+        raise ConfigError(f"config.json: d_model={width} is no multiple of {count} attention heads")
     depth, decoder_depth = get("encoder_layers"), get("decoder_layers")
-    return Model(
+    model = Model(
         Size(
             depth=depth,
             width=width,
             mlp=get("encoder_ffn_dim"),
-            heads=heads,
+            heads=count,
             vocab=get("vocab_size"),
             decoder_depth=0 if decoder_depth == depth else decoder_depth,
             positions=get("max_position_embeddings"),
@@ -98,6 +109,8 @@ def model_of(config: Mapping) -> Model:
             mlp_dropout=get("activation_dropout"),
         )
     )
+    head = heads.named(config, _HEADS)
+    return heads.on(head, model, config) if head else model
 
 
 def config_of(model: Model) -> dict:
@@ -106,11 +119,12 @@ def config_of(model: Model) -> dict:
     Raises:
       ConfigError: transformers has no class for this model.
     """
+    model, about = heads.taken_apart(model, _CLASSES, _HEADS)
     size = model.size
     if size.eps != 1e-5:
         raise ConfigError(f"model.size.eps={size.eps}: transformers' BART has 1e-05 built in")
     return {
-        "architectures": ["BartForConditionalGeneration"],
+        **about,
         "model_type": "bart",
         "vocab_size": size.vocab,
         "d_model": size.width,
@@ -139,11 +153,12 @@ def config_of(model: Model) -> dict:
 def table(model: Model) -> list[Entry]:
     """All parameters of a model, and their tensors."""
     size = model.size
-    return [
+    entries = [
         Entry("embed/table", "model.shared.weight", (size.vocab, size.width), vocab_dim=0),
         *_tower("encoder", size, size.depth),
         *_tower("decoder", size, size.decoder_depth or size.depth),
     ]
+    return heads.with_head(model, entries, _HEADS)
 
 
 def _tower(name: str, size: Size, depth: int) -> Iterator[Entry]:

@@ -1,11 +1,13 @@
-"""GPT-1 and transformers' OpenAIGPTLMHeadModel, or the bare OpenAIGPTModel."""
+"""GPT-1 and transformers' OpenAIGPTLMHeadModel, the bare OpenAIGPTModel or its head for rows."""
 
 from collections.abc import Iterator, Mapping
 
+from flaxlm.convert import heads
+from flaxlm.convert.heads import Head
 from flaxlm.convert.table import Entry, layer_norm, option, refuse
 from flaxlm.convert.tokenizer import Template
 from flaxlm.errors import ConfigError
-from flaxlm.models.gpt1 import Model, Size
+from flaxlm.models.gpt1 import Classifier, Model, Size
 
 MODEL_TYPES = ("openai-gpt",)
 ALIASES = {"lm_head.weight": "transformer.tokens_embed.weight"}
@@ -15,6 +17,9 @@ IGNORED = (
     r"(transformer\.)?h\.\d+\.attn\.bias",  # the causal mask
     r"(transformer\.)?position_ids",
 )
+
+_CLASSES = {"OpenAIGPTLMHeadModel": Model}
+_HEADS = (Head("OpenAIGPTForSequenceClassification", Classifier, Model, "score"),)
 
 _DEFAULTS = {  # of transformers' OpenAIGPTConfig: a file need not repeat them
     "vocab_size": 40478,
@@ -39,7 +44,9 @@ def model_of(config: Mapping) -> Model:
     """
     get = option(config, _DEFAULTS)
     refuse(get, {"afn": ("gelu",), "tie_word_embeddings": (True,)})  # their "gelu" is the tanh one
-    return Model(Size(mlp=4 * get("n_embd"), **numbers(get)))
+    model = Model(Size(mlp=4 * get("n_embd"), **numbers(get)))
+    head = heads.named(config, _HEADS)
+    return heads.on(head, model, config) if head else model
 
 
 def numbers(get) -> dict:
@@ -73,13 +80,14 @@ def config_of(model: Model) -> dict:
     Raises:
       ConfigError: transformers has no class for this model.
     """
+    model, about = heads.taken_apart(model, _CLASSES, _HEADS)
     if model.size.mlp != 4 * model.size.width:
         raise ConfigError(
             f"model.size.mlp={model.size.mlp}: transformers' OpenAIGPTModel has 4 x width "
             f"({4 * model.size.width})"
         )
     return {
-        "architectures": ["OpenAIGPTLMHeadModel"],
+        **about,
         "model_type": "openai-gpt",
         "afn": "gelu",
         **options(model.size),
@@ -114,11 +122,12 @@ def options(size: Size) -> dict:
 def table(model: Model) -> list[Entry]:
     """All parameters of a model, and their tensors."""
     size, start = model.size, "transformer."
-    return [
+    entries = [
         Entry("embed/table", start + "tokens_embed.weight", (size.vocab, size.width), vocab_dim=0),
         Entry("positions/table", start + "positions_embed.weight", (size.positions, size.width)),
         *layers(size),
     ]
+    return heads.with_head(model, entries, _HEADS)
 
 
 def layers(size: Size) -> Iterator[Entry]:

@@ -1,18 +1,23 @@
-"""GPT-2 and transformers' GPT2LMHeadModel, or the bare GPT2Model."""
+"""GPT-2 and transformers' GPT2LMHeadModel, the bare GPT2Model or its head for rows."""
 
 from collections.abc import Mapping
 
+from flaxlm.convert import heads
 from flaxlm.convert.gpt1 import layers, numbers, options
+from flaxlm.convert.heads import Head
 from flaxlm.convert.table import Entry, layer_norm, option, refuse
 from flaxlm.convert.tokenizer import Template
 from flaxlm.errors import ConfigError
-from flaxlm.models.gpt2 import Model, Size
+from flaxlm.models.gpt2 import Classifier, Model, Size
 
 MODEL_TYPES = ("gpt2",)
 ALIASES = {"lm_head.weight": "transformer.wte.weight"}
 PREFIX = "transformer."
 TOKENIZER = Template("A", "A B")
 IGNORED = (r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias",)  # the causal mask
+
+_CLASSES = {"GPT2LMHeadModel": Model}
+_HEADS = (Head("GPT2ForSequenceClassification", Classifier, Model, "score"),)
 
 _DEFAULTS = {  # of transformers' GPT2Config: a file need not repeat them
     "vocab_size": 50257,
@@ -50,7 +55,9 @@ def model_of(config: Mapping) -> Model:
     """
     get = option(config, _DEFAULTS)
     refuse(get, _ACCEPTED)
-    return Model(Size(mlp=get("n_inner") or 4 * get("n_embd"), **numbers(get)))
+    model = Model(Size(mlp=get("n_inner") or 4 * get("n_embd"), **numbers(get)))
+    head = heads.named(config, _HEADS)
+    return heads.on(head, model, config) if head else model
 
 
 def config_of(model: Model) -> dict:
@@ -59,9 +66,10 @@ def config_of(model: Model) -> dict:
     Raises:
       ConfigError: transformers has no class for this model.
     """
-    _check(model)
+    _check(heads.below(model))
+    model, about = heads.taken_apart(model, _CLASSES, _HEADS)
     return {
-        "architectures": ["GPT2LMHeadModel"],
+        **about,
         "model_type": "gpt2",
         "activation_function": "gelu_new",
         "n_inner": model.size.mlp,
@@ -75,14 +83,15 @@ def table(model: Model) -> list[Entry]:
     Raises:
       ConfigError: the model is not of the published form.
     """
-    _check(model)
+    _check(heads.below(model))
     size, start = model.size, "transformer."
-    return [
+    entries = [
         Entry("embed/table", start + "wte.weight", (size.vocab, size.width), vocab_dim=0),
         Entry("positions/table", start + "wpe.weight", (size.positions, size.width)),
         *layers(size),
         *layer_norm("norm", start + "ln_f", size.width),
     ]
+    return heads.with_head(model, entries, _HEADS)
 
 
 def _check(model: Model) -> None:

@@ -113,19 +113,20 @@ def with_head(model: nn.Module, entries: Sequence[Entry], heads: Sequence[Head])
     found = [replace(entry, ours=f"encoder/{entry.ours}") for entry in entries]
     if head.dense:
         found += linear("dense", head.dense, (width, width))
-    return found + linear("head", head.out, (width, model.classes))
+    last = linear("head", head.out, (width, model.classes))
+    return found + (last if model.biased else last[:1])
 
 
 def _of(model: Tuned, heads: Sequence[Head]) -> Head:
-    for head in heads:
-        if head.made is type(model):
-            break
-    else:
+    made = [head for head in heads if head.made is type(model)]
+    if not made:
         raise ConfigError(f"transformers has no {type(model).__name__} of this family")
-    if type(model.encoder) is not head.encoder:
+    head = next((head for head in made if head.encoder is type(model.encoder)), None)
+    if head is None:
+        kinds = " or a ".join(head.encoder.__name__ for head in made)
         raise ConfigError(
-            f"{head.theirs} is a {head.made.__name__} on a {head.encoder.__name__}; this one is on "
-            f"a {type(model.encoder).__name__}"
+            f"{made[0].theirs} is a {type(model).__name__} on a {kinds}; this one is on a "
+            f"{type(model.encoder).__name__}"
         )
     if not head.counts_labels and model.classes != head.made.classes:
         raise ConfigError(

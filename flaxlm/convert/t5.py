@@ -1,11 +1,15 @@
-"""T5 (v1.0 and v1.1, LM-adapted T5, T0, FLAN-T5) and transformers' T5ForConditionalGeneration."""
+"""T5 (v1.0 and v1.1, LM-adapted T5, T0, FLAN-T5) and transformers' T5ForConditionalGeneration or
+T5ForSequenceClassification, which calls "transformer.shared" what is "shared" in the former.
+"""
 
 from collections.abc import Iterator, Mapping
 
+from flaxlm.convert import heads
+from flaxlm.convert.heads import Head
 from flaxlm.convert.table import Entry, option
 from flaxlm.convert.tokenizer import Template
 from flaxlm.errors import ConfigError
-from flaxlm.models.t5 import Model, ModelV10, Size
+from flaxlm.models.t5 import Body, Classifier, Model, ModelV10, Size
 
 MODEL_TYPES = ("t5",)
 
@@ -14,11 +18,24 @@ ALIASES = {
     "lm_head.weight": "shared.weight",
     "encoder.embed_tokens.weight": "shared.weight",
     "decoder.embed_tokens.weight": "shared.weight",
+    "transformer.encoder.embed_tokens.weight": "transformer.shared.weight",
+    "transformer.decoder.embed_tokens.weight": "transformer.shared.weight",
 }
 PREFIX = ""
 TOKENIZER = Template(single="A eos", pair="A eos B eos", start="pad", sentinels=100)
 # The first published files have a table that no version of the model reads.
-IGNORED = (r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",)
+IGNORED = (
+    r"(transformer\.)?decoder\.block\.0\.layer\.1\.EncDecAttention"
+    r"\.relative_attention_bias\.weight",
+)
+
+_HEADS = tuple(
+    Head(
+        "T5ForSequenceClassification", Classifier, kind,
+        "classification_head.out_proj", "classification_head.dense", ("classifier_dropout",),
+    )
+    for kind in (Body, ModelV10)
+)  # fmt: skip
 
 _DEFAULTS = {  # of transformers' T5Config: a file need not repeat them
     "vocab_size": 32128,
@@ -38,7 +55,7 @@ _DEFAULTS = {  # of transformers' T5Config: a file need not repeat them
 }
 
 
-def model_of(config: Mapping) -> Model | ModelV10:
+def model_of(config: Mapping) -> Model | ModelV10 | Classifier:
     """The model of a config.json: v1.1 if its feed-forward layers are gated.
 
     Raises:
@@ -72,19 +89,24 @@ def model_of(config: Mapping) -> Model | ModelV10:
         dropout=get("dropout_rate"),
         eps=get("layer_norm_epsilon"),
     )
+    if heads.named(config, _HEADS):
+        encoder = (Body if gated else ModelV10)(size)
+        return heads.on(next(h for h in _HEADS if h.encoder is type(encoder)), encoder, config)
     return (Model if gated else ModelV10)(size)
 
 
-def config_of(model: Model | ModelV10) -> dict:
+def config_of(model: Model | ModelV10 | Classifier) -> dict:
     """The config.json of a model.
 
     Raises:
       ConfigError: transformers has no class for this model.
     """
-    v1_1 = _is_v1_1(model)
+    v1_1 = _is_v1_1(heads.below(model))
+    classes = {"T5ForConditionalGeneration": Model if v1_1 else ModelV10}
+    model, about = heads.taken_apart(model, classes, _HEADS)
     size = model.size
     return {
-        "architectures": ["T5ForConditionalGeneration"],
+        **about,
         "model_type": "t5",
         "is_encoder_decoder": True,
         "vocab_size": size.vocab,
@@ -106,35 +128,38 @@ def config_of(model: Model | ModelV10) -> dict:
     }
 
 
-def table(model: Model | ModelV10) -> list[Entry]:
+def table(model: Model | ModelV10 | Classifier) -> list[Entry]:
     """All parameters of a model, and their tensors."""
+    whole, model = model, heads.below(model)
     v1_1, size = _is_v1_1(model), model.size
+    start = "" if model is whole else "transformer."
     head = Entry(
         "head/kernel", "lm_head.weight", (size.width, size.vocab), transposed=True, vocab_dim=1
     )
-    return [
-        Entry("embed/table", "shared.weight", (size.vocab, size.width), vocab_dim=0),
-        *_tower("encoder", size, size.depth, v1_1),
-        *_tower("decoder", size, size.decoder_depth or size.depth, v1_1),
-        *([head] if v1_1 else []),
+    entries = [
+        Entry("embed/table", start + "shared.weight", (size.vocab, size.width), vocab_dim=0),
+        *_tower("encoder", start, size, size.depth, v1_1),
+        *_tower("decoder", start, size, size.decoder_depth or size.depth, v1_1),
+        *([head] if type(model) is Model else []),
     ]
+    return heads.with_head(whole, entries, _HEADS)
 
 
 def _is_v1_1(model) -> bool:
-    if type(model) not in (Model, ModelV10):
+    if type(model) not in (Model, ModelV10, Body):
         raise ConfigError(
             f"transformers has no {type(model).__name__} of this family; Model and ModelV10 convert"
         )
-    return type(model) is Model
+    return type(model) is not ModelV10
 
 
-def _tower(name: str, size: Size, depth: int, v1_1: bool) -> Iterator[Entry]:
-    inner = size.heads * size.head_dim
+def _tower(name: str, start: str, size: Size, depth: int, v1_1: bool) -> Iterator[Entry]:
+    inner, stack = size.heads * size.head_dim, start + name
 
     def layer(ours, theirs, *shape):
         return Entry(
             f"{name}/layers/{ours}",
-            f"{name}.block.{{}}.layer.{theirs}.weight",
+            f"{stack}.block.{{}}.layer.{theirs}.weight",
             shape,
             layers=depth,
             transposed=len(shape) == 2,
@@ -156,7 +181,7 @@ def _tower(name: str, size: Size, depth: int, v1_1: bool) -> Iterator[Entry]:
     yield layer("mlp/out", f"{last}.DenseReluDense.wo", size.mlp, size.width)
     yield Entry(
         f"{name}/bias/table",
-        f"{name}.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+        f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
         (size.buckets, size.heads),
     )
-    yield Entry(f"{name}/norm/scale", f"{name}.final_layer_norm.weight", (size.width,))
+    yield Entry(f"{name}/norm/scale", f"{stack}.final_layer_norm.weight", (size.width,))

@@ -10,7 +10,8 @@ from flaxlm.health.finding import Finding
 # Every variable that flaxlm reads itself.
 OURS = (*cluster.EXPLICIT, "FLAXLM_CACHE", "FLAXLM_DISTRIBUTED", "FLAXLM_FLAGS")
 OURS += ("FLAXLM_START_TIMEOUT",)
-_ELSEWHERE = ("FLAXLM_TEST_", "FLAXLM_TPU_")  # read by the tests and by the scripts of tpu/
+# Read by the tests, by the scripts of tpu/ and by the notebooks.
+_ELSEWHERE = ("FLAXLM_TEST_", "FLAXLM_TPU_", "FLAXLM_NOTEBOOK_")
 
 # platform of jax -> the plugins it may come from, and how to install one
 _CUDA = ("jax_cuda13_plugin", "jax_cuda12_plugin")

@@ -24,7 +24,7 @@ from jax.nn.initializers import normal, zeros
 from flaxlm.batch import Batch
 from flaxlm.errors import ConfigError
 from flaxlm.losses import Readout
-from flaxlm.nn import masks
+from flaxlm.nn import heads, masks
 from flaxlm.nn.attention import Attention
 from flaxlm.nn.block import Block, post_norm
 from flaxlm.nn.compute import Compute
@@ -223,3 +223,17 @@ class Model(nn.Module):
         readout = 2 * decoder_length * size.width * padded(size.vocab)
         layers = size.depth * encoder + (size.decoder_depth or size.depth) * decoder
         return float(rows * (layers + readout))
+
+
+class Classifier(heads.DenseClassifier):
+    """Classes of a row, on a `Model` whose decoder reads the row once more, shifted right: its
+    state at the last token (section 3.1).
+    """
+
+    dropout: float = 0.0
+
+    last = True
+
+
+class SpanReader(heads.SpanReader):
+    """Beginnings and ends of answers, on a `Model`, from the decoder's states (section 3.2)."""

@@ -8,8 +8,8 @@ tokens with the word table as its matrix, a pooler on the first token and a two-
   MaskedLanguageModel  the same without pooler and pair head.
   Encoder              the same without heads.
   Body                 the same without pooler.
-  Classifier, Chooser  an Encoder with a head for rows; Tagger, SpanReader: a Body with one for
-                       tokens.
+  Classifier, Chooser  an Encoder with a head for rows; Tagger, SpanReader, Parser: a Body with one
+                       for tokens and words.
 
 Two choices are values. `activation`: `gelu_tanh` is the published code since February 2019 (the
 whole-word-masking and the small checkpoints), `gelu_erf` its first release (base and large of 2018,
@@ -38,7 +38,7 @@ from flaxlm.batch import Batch
 from flaxlm.errors import ConfigError
 from flaxlm.losses import Readout
 from flaxlm.named import param
-from flaxlm.nn import heads, masks
+from flaxlm.nn import heads, masks, parser
 from flaxlm.nn.attention import Attention
 from flaxlm.nn.block import Block, post_norm
 from flaxlm.nn.compute import Compute
@@ -415,6 +415,10 @@ class SpanReader(heads.SpanReader):
     """Beginnings and ends of answers, on a `Body`."""
 
     kernel_init = staticmethod(init)
+
+
+class Parser(parser.Parser):
+    """Arcs between words, on a `Body`."""
 
 
 def _pool(model: MaskedLanguageModel, hidden_BLD: jax.Array) -> jax.Array:

@@ -31,7 +31,7 @@ from flaxlm.batch import Batch
 from flaxlm.errors import ConfigError
 from flaxlm.losses import Readout
 from flaxlm.models import bert
-from flaxlm.nn import heads
+from flaxlm.nn import heads, parser
 from flaxlm.nn.compute import Compute
 from flaxlm.nn.embed import padded
 from flaxlm.nn.linear import Linear
@@ -298,3 +298,7 @@ class SpanReader(heads.SpanReader):
     """Beginnings and ends of answers, on a `Body`."""
 
     kernel_init = staticmethod(bert.init)
+
+
+class Parser(parser.Parser):
+    """Arcs between words, on a `Body`."""

@@ -22,7 +22,7 @@ from jax.nn.initializers import normal, zeros
 from flaxlm.batch import Batch
 from flaxlm.errors import ConfigError
 from flaxlm.losses import Readout
-from flaxlm.nn import masks
+from flaxlm.nn import heads, masks
 from flaxlm.nn.attention import Attention
 from flaxlm.nn.block import Block, post_norm
 from flaxlm.nn.compute import Compute
@@ -135,6 +135,18 @@ class Model(nn.Module):
     def flops(self, shapes: Mapping[str, tuple[int, ...]]) -> float:
         """Forward FLOPs of the matrix products of one batch {feature: shape}; training: 3 times."""
         return flops(self.size, shapes)
+
+
+class Classifier(heads.LastClassifier):
+    """Classes of a row, on a `Model`: the extract token at its end through one layer. The published
+    one has a bias, transformers' has none, and neither has this.
+    """
+
+
+class Chooser(Classifier):
+    """One number for each ending of a multiple choice."""
+
+    classes: int = 1
 
 
 def flops(size: Size, shapes: Mapping[str, tuple[int, ...]]) -> float:

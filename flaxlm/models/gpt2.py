@@ -24,7 +24,7 @@ from jax.nn.initializers import normal, zeros
 from flaxlm.batch import Batch
 from flaxlm.losses import Readout
 from flaxlm.models import gpt1
-from flaxlm.nn import masks
+from flaxlm.nn import heads, masks
 from flaxlm.nn.attention import Attention
 from flaxlm.nn.block import Block, pre_norm
 from flaxlm.nn.compute import Compute
@@ -141,3 +141,15 @@ class Model(nn.Module):
     def flops(self, shapes: Mapping[str, tuple[int, ...]]) -> float:
         """Forward FLOPs of the matrix products of one batch {feature: shape}; training: 3 times."""
         return gpt1.flops(self.size, shapes)
+
+
+class Classifier(heads.LastClassifier):
+    """Classes of a row, on a `Model`; no paper has it, transformers does, without dropout."""
+
+    dropout: float = 0.0
+
+
+class Chooser(Classifier):
+    """One number for each ending of a multiple choice."""
+
+    classes: int = 1

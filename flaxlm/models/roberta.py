@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.nn.initializers import normal
 
 from flaxlm.models import bert
-from flaxlm.nn import heads
+from flaxlm.nn import heads, parser
 from flaxlm.nn.positions import Learned, Position
 
 OFFSET = 2  # rows of the table before that of position 0
@@ -86,3 +86,7 @@ class Tagger(heads.TokenClassifier):
 
 class SpanReader(heads.SpanReader):
     """Beginnings and ends of answers, on a `Body`."""
+
+
+class Parser(parser.Parser):
+    """Arcs between words, on a `Body`."""

@@ -27,7 +27,7 @@ from jax.nn.initializers import normal, variance_scaling
 from flaxlm.batch import Batch
 from flaxlm.errors import ConfigError
 from flaxlm.losses import Readout
-from flaxlm.nn import masks
+from flaxlm.nn import heads, masks
 from flaxlm.nn.attention import Attention
 from flaxlm.nn.block import Block, pre_norm
 from flaxlm.nn.compute import Compute
@@ -230,15 +230,19 @@ class Model(_Base):
 
     def decode(self, encoder_BLD: jax.Array, batch: Batch, *, train: bool) -> dict:
         """Logits and hidden states of the decoder, as `__call__`; does not read batch["tokens"]."""
+        hidden_BMD = self.states(encoder_BLD, batch, train=train)
+        return {"logits": self.readout(hidden_BMD), "hidden": hidden_BMD}
+
+    def states(self, encoder_BLD: jax.Array, batch: Batch, *, train: bool) -> jax.Array:
+        """[B, M, D] last hidden states of the decoder."""
         past = masks.own_past(batch, "decoder_")
-        hidden_BMD = self.decoder(
+        return self.decoder(
             self.embed(batch["decoder_tokens"]),
             past,
             encoder_BLD,
             masks.same_segment(past.query_segments, batch["segments"]),
             train=train,
         )
-        return {"logits": self.readout(hidden_BMD), "hidden": hidden_BMD}
 
     def flops(self, shapes: Mapping[str, tuple[int, ...]]) -> float:
         """Forward FLOPs of the matrix products of one batch {feature: shape}; training: 3 times."""
@@ -258,6 +262,24 @@ class ModelV10(Model):
 
     mlp = staticmethod(relu)
     tied = True
+
+
+class Body(Model):
+    """T5 v1.1 without its readout, for a head. That of v1.0 is the embedding table."""
+
+    def decode(self, encoder_BLD: jax.Array, batch: Batch, *, train: bool) -> dict:
+        """The decoder's hidden states alone."""
+        return {"hidden": self.states(encoder_BLD, batch, train=train)}
+
+
+class Classifier(heads.DenseClassifier):
+    """Classes of a row, on a `Body` or a `ModelV10` whose decoder reads the row once more, shifted
+    right: its state at the last token. The paper answers in text; this head is transformers'.
+    """
+
+    dropout: float = 0.0
+
+    last = True
 
 
 class LanguageModel(_Base):

@@ -50,7 +50,7 @@ from flaxlm.nn.block import post_norm
 from flaxlm.nn.compute import Compute
 from flaxlm.nn.dropout import Dropout
 from flaxlm.nn.embed import Embed, Table, padded
-from flaxlm.nn.kernels import attend, scores
+from flaxlm.nn.kernels import attend, scores, weights
 from flaxlm.nn.linear import Linear
 from flaxlm.nn.mlp import MLP
 from flaxlm.nn.norm import LayerNorm
@@ -198,8 +198,12 @@ class SharedAttention(nn.Module):
             if view.places is None and self.is_mutable_collection("layers"):  # see step.Applied
                 found = scores(q_BQHK, k_BSHK, added_BHQS)
                 self.sow("layers", "scores", found, reduce_fn=lambda old, new: new)
+            mask = masks.Mask(extra=view.mask)
+            if view.places is None and self.is_mutable_collection("attention"):  # see flaxlm.look
+                found = weights(q_BQHK, k_BSHK, mask, added_BHQS)
+                self.sow("attention", "weights", found, reduce_fn=lambda old, new: new)
             x_BQHK = attend(
-                q_BQHK, k_BSHK, v_BSHK, masks.Mask(extra=view.mask), added_BHQS,
+                q_BQHK, k_BSHK, v_BSHK, mask, added_BHQS,
                 dropout.acting(train), layer="/".join(self.path),
             )  # fmt: skip
             return out(x_BQHK.reshape(*x_BQD.shape[:2], size.inner))

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.nn.initializers import normal
+from jax.nn.initializers import normal, zeros
 
 from flaxlm.errors import ConfigError
 from flaxlm.nn.compute import Compute
@@ -36,6 +36,7 @@ class Tuned(nn.Module):
     dropout: float = 0.1
 
     kernel_init = staticmethod(normal(0.02))
+    biased = True  # whether the last layer has a bias
 
     @property
     def size(self):
@@ -66,7 +67,9 @@ class Tuned(nn.Module):
     def _out(self) -> Linear:
         if self.classes < 1:
             raise ConfigError(f"model.classes={self.classes}: at least 1")
-        return Linear(self.classes, self.kernel_init, axes=("embed", "types"), name="head")
+        bias_init = zeros if self.biased else None
+        axes = ("embed", "types")
+        return Linear(self.classes, self.kernel_init, bias_init, axes, name="head")
 
     def _read(self, found: Mapping[str, jax.Array], name: str) -> jax.Array:
         if name not in found:
@@ -110,11 +113,7 @@ class DenseClassifier(Tuned):
     @nn.compact
     def __call__(self, batch, *, train: bool) -> dict:
         hidden_BLD = self._read(self.encoder(batch, train=train), "hidden")
-        if self.last:
-            place_B = jnp.maximum((batch["segments"] > 0).sum(1) - 1, 0)
-            x_BD = jnp.take_along_axis(hidden_BLD, place_B[:, None, None], axis=1)[:, 0]
-        else:
-            x_BD = hidden_BLD[:, 0]
+        x_BD = last_token(hidden_BLD, batch) if self.last else hidden_BLD[:, 0]
         # Laid out before and after: else the gradient of the kernel's split dim reaches the stack.
         x_BD = constrain(x_BD, "batch", "width")
         if self.drops_first:
@@ -123,6 +122,31 @@ class DenseClassifier(Tuned):
         x_BD = self.activation(constrain(x_BD, "batch", "width"))
         x_BD = Dropout(self.dropout, name="drop")(x_BD, train=train)
         return {"class_logits": self._out()(x_BD).astype(jnp.float32)}
+
+
+class LastClassifier(Tuned):
+    """Classes of a row from the hidden state of its last token, where a causal model has read all
+    of it: dropout, one linear layer without a bias.
+
+    Outputs: class_logits [B, C] fp32, and the encoder's logits, for a loss on its text.
+    """
+
+    biased = False
+
+    @nn.compact
+    def __call__(self, batch, *, train: bool) -> dict:
+        found = self.encoder(batch, train=train)
+        # Laid out before: else the gradient of the kernel's split dim reaches the stack.
+        x_BD = constrain(last_token(self._read(found, "hidden"), batch), "batch", "width")
+        x_BD = Dropout(self.dropout, name="drop")(x_BD, train=train)
+        logits_BC = self._out()(x_BD).astype(jnp.float32)
+        return {"class_logits": logits_BC, "logits": self._read(found, "logits")}
+
+
+def last_token(x_BLD: jax.Array, batch) -> jax.Array:
+    """[B, D] of the last token of each row that is not padding."""
+    place_B = jnp.maximum((batch["segments"] > 0).sum(1) - 1, 0)
+    return jnp.take_along_axis(x_BLD, place_B[:, None, None], axis=1)[:, 0]
 
 
 class TokenClassifier(Tuned):

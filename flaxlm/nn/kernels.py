@@ -124,11 +124,22 @@ def reference(q_BQHK, k_BSHK, v_BSHK, mask, bias=None, dropout=None) -> jax.Arra
 
 
 def _weighted(q_BQHK, k_BSHK, v_BSHK, seen, bias, dropout):
-    s_BHQS = scores(q_BQHK, k_BSHK, bias)
-    w_BHQS = jax.nn.softmax(jnp.where(seen, s_BHQS, _MASKED), axis=-1).astype(q_BQHK.dtype)
+    w_BHQS = _softmax(scores(q_BQHK, k_BSHK, bias), seen).astype(q_BQHK.dtype)
     if dropout is not None:
         w_BHQS = dropout(w_BHQS)
     return jnp.einsum("BHQS,BSHK->BQHK", w_BHQS, v_BSHK)
+
+
+def weights(q_BQHK: jax.Array, k_BSHK: jax.Array, mask: Mask, bias: jax.Array | None) -> jax.Array:
+    """[B, H, Q, S] fp32 attention weights without dropout, to be looked at; arguments as `attend`,
+    whose fused kernels never hold them.
+    """
+    seen = mask.dense(q_BQHK.shape[1], k_BSHK.shape[1])
+    return _softmax(scores(q_BQHK, k_BSHK, bias), seen)
+
+
+def _softmax(s_BHQS: jax.Array, seen: jax.Array) -> jax.Array:
+    return jax.nn.softmax(jnp.where(seen, s_BHQS, _MASKED), axis=-1)
 
 
 def scores(q_BQHK: jax.Array, k_BSHK: jax.Array, bias: jax.Array | None) -> jax.Array:

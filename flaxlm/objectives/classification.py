@@ -17,33 +17,79 @@ import numpy as np
 from flaxlm.data.encoded import Encoded
 from flaxlm.errors import ConfigError
 from flaxlm.objectives.base import Apply, Outputs, Term
-from flaxlm.objectives.examples import (
-    ExampleObjective,
-    check_count,
-    check_width,
-    mean_per_example,
-)
+from flaxlm.objectives.examples import check_count, check_width, mean_per_example
+from flaxlm.objectives.texts import truncated
+from flaxlm.objectives.whole_rows import WholeRows
 
 
 @dataclass(frozen=True, kw_only=True)
-class Classification(ExampleObjective):
+class TextObjective(WholeRows):
+    """Base of the objectives of a text or a pair.
+
+    Attributes:
+      stride: 0 cuts a long text; else it goes over as many rows as it needs, each so many tokens
+        on, and its answer is the mean of theirs.
+      both_orders: whether the model reads a pair in both orders, for what a pair has no order
+        (GPT-1's similarity): the logits are added, which is a head without a bias on the sum of the
+        two states.
+    """
+
+    stride: int = 0
+    both_orders: bool = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.stride < 0:
+            raise ConfigError(
+                f"objective.stride={self.stride}: a number of tokens; 0 cuts long texts"
+            )
+        if self.stride and self.both_orders:
+            raise ConfigError("objective.both_orders: a pair is cut, make objective.stride 0")
+
+    @property
+    def groups(self):
+        return 2 if self.both_orders else 1
+
+    def rows(self, examples, vocab, length: int) -> tuple[list, list[int]]:
+        """(rows, the example of each)."""
+        if not self.both_orders:
+            return self.rows_of_texts(examples, vocab, length, stride=self.stride)
+        if any(example["pair"] is None for example in examples):
+            raise ConfigError("objective.both_orders: an example has one text, which has no order")
+        sides = [
+            vocab.encode_batch([example[name] for example in examples]) for name in ("text", "pair")
+        ]
+        room = self.texts.room(2, length)
+        rows = []
+        for pair in zip(*sides, strict=True):
+            pair = truncated(pair, room)
+            rows.append([self.texts.around(vocab, *order)[0] for order in (pair, pair[::-1])])
+        return rows, list(range(len(rows)))
+
+    def read(self, apply: Apply, batch, rng, *, width: int) -> tuple[Outputs, jax.Array]:
+        """(outputs of one call of the model, logits [B, width] fp32)."""
+        outputs = self.call(apply, batch, rng)
+        check_width(self, outputs["class_logits"], width)
+        logits = outputs["class_logits"].astype(jnp.float32)
+        return outputs, logits.reshape(-1, self.groups, width).sum(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classification(TextObjective):
     """Reads the output "class_logits" [B, classes].
 
     Attributes:
       classes: how many there are.
-      stride: 0 cuts a long text; else it goes over as many rows as it needs, each so many tokens
-        on, and its answer is the mean of theirs.
     """
 
     classes: int
-    stride: int = 0
 
     form = "Classes"
 
     def __post_init__(self):
+        super().__post_init__()
         if self.classes < 2:
             raise ConfigError(f"objective.classes={self.classes}: at least 2")
-        check_stride(self.stride)
 
     def check(self, form, *, name):
         super().check(form, name=name)
@@ -56,7 +102,7 @@ class Classification(ExampleObjective):
         }
 
     def encode(self, examples, form, vocab, length):
-        rows, places = self.rows_of_texts(examples, vocab, length, stride=self.stride)
+        rows, places = self.rows(examples, vocab, length)
         targets = self.targets(len(rows), length)
         labels = [examples[at]["label"] for at in places]
         targets["classes"][:] = [label or 0 for label in labels]
@@ -65,9 +111,7 @@ class Classification(ExampleObjective):
 
     def forward(self, apply: Apply, batch, rng) -> Outputs:
         """One call of the model; adds "class_log_probs" [B, classes]."""
-        outputs = apply(batch, rng=rng)
-        logits = outputs["class_logits"].astype(jnp.float32)
-        check_width(self, logits, self.classes)
+        outputs, logits = self.read(apply, batch, rng, width=self.classes)
         return {**outputs, "class_log_probs": jax.nn.log_softmax(logits)}
 
     @property
@@ -76,30 +120,24 @@ class Classification(ExampleObjective):
         return {
             "nll": Term(nll_of_class, "label_weights"),
             "right": Term(hit_of_class, "label_weights", scale=0.0),
+            **self.language_terms,
         }
 
     def answers(self, outputs, batch):
         return {"class_log_probs": outputs["class_log_probs"]}
 
     def predictions(self, answers, encoded, examples, form):
+        """Probabilities: of several rows, their geometric mean."""
         means = mean_per_example(answers["class_log_probs"], encoded.example, len(examples))
-        return means.argmax(axis=1).tolist()
+        shares = np.exp(means)
+        return (shares / shares.sum(1, keepdims=True)).tolist()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Regression(ExampleObjective):
-    """Reads the output "class_logits" [B, 1]: the number.
-
-    Attributes:
-      stride: as of `Classification`.
-    """
-
-    stride: int = 0
+class Regression(TextObjective):
+    """Reads the output "class_logits" [B, 1]: the number."""
 
     form = "Score"
-
-    def __post_init__(self):
-        check_stride(self.stride)
 
     def targets(self, rows, length):
         return {
@@ -108,7 +146,7 @@ class Regression(ExampleObjective):
         }
 
     def encode(self, examples, form, vocab, length):
-        rows, places = self.rows_of_texts(examples, vocab, length, stride=self.stride)
+        rows, places = self.rows(examples, vocab, length)
         targets = self.targets(len(rows), length)
         labels = [examples[at]["label"] for at in places]
         targets["scores"][:] = [0.0 if label is None else label for label in labels]
@@ -117,9 +155,8 @@ class Regression(ExampleObjective):
 
     def forward(self, apply: Apply, batch, rng) -> Outputs:
         """One call of the model; adds "score" [B]."""
-        outputs = apply(batch, rng=rng)
-        check_width(self, outputs["class_logits"], 1)
-        return {**outputs, "score": outputs["class_logits"][:, 0].astype(jnp.float32)}
+        outputs, logits = self.read(apply, batch, rng, width=1)
+        return {**outputs, "score": logits[:, 0]}
 
     @property
     def terms(self) -> Mapping[str, Term]:
@@ -127,7 +164,8 @@ class Regression(ExampleObjective):
         return {
             "squared_error": Term(
                 lambda outputs, batch: (outputs["score"] - batch["scores"]) ** 2, "label_weights"
-            )
+            ),
+            **self.language_terms,
         }
 
     def answers(self, outputs, batch):
@@ -136,11 +174,6 @@ class Regression(ExampleObjective):
     def predictions(self, answers, encoded, examples, form):
         means = mean_per_example(answers["score"], encoded.example, len(examples))
         return np.clip(means, form.low, form.high).tolist()
-
-
-def check_stride(stride: int) -> None:
-    if stride < 0:
-        raise ConfigError(f"objective.stride={stride}: a number of tokens; 0 cuts long texts")
 
 
 def nll_of_class(outputs: Outputs, batch) -> jax.Array:

@@ -18,7 +18,8 @@ from flaxlm.data.encoded import Encoded, ExampleRows
 from flaxlm.data.random import RowRandom
 from flaxlm.errors import ConfigError
 from flaxlm.objectives.base import Example, Objective, Outputs
-from flaxlm.objectives.texts import Row, Texts, truncated, windows
+from flaxlm.objectives.texts import Row, Texts, symbol, truncated, windows
+from flaxlm.objectives.tokens import shift_right
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +93,17 @@ class ExampleObjective(Objective):
         return ExampleRows(encoded, np.zeros(1, int), index=np.zeros(1, np.int64), pad=0)
 
     def prepare(self, rows: ExampleRows, rng: RowRandom, vocab) -> Features:
-        """The features of rows that were encoded before; nothing is random."""
-        return dict(rows.features)
+        """The features of rows that were encoded before; nothing is random. A decoder's are the
+        rows again, shifted right.
+        """
+        features = dict(rows.features)
+        if self.texts.decoder:
+            start = symbol(vocab, self.texts.decoder)
+            shifted = shift_right(features["tokens"], start)
+            shifted[features["positions"] == 0] = start  # first of a text, and all padding
+            features["decoder_tokens"] = shifted
+            features |= {f"decoder_{n}": features[n] for n in ("segments", "positions")}
+        return features
 
     def show(self, features: Features, vocab) -> list[Example]:
         """The text of each row; what is to be answered, as numbers."""

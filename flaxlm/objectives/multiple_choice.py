@@ -19,14 +19,13 @@ from flaxlm.data.encoded import Encoded
 from flaxlm.errors import ConfigError
 from flaxlm.objectives.base import Apply, Outputs, Term
 from flaxlm.objectives.classification import hit_of_class, nll_of_class
-from flaxlm.objectives.examples import ExampleObjective, check_count, check_width
+from flaxlm.objectives.examples import check_count, check_width
 from flaxlm.objectives.texts import truncated
-
-_FOLDED = ("tokens", "segments", "positions", "types")
+from flaxlm.objectives.whole_rows import WholeRows
 
 
 @dataclass(frozen=True, kw_only=True)
-class MultipleChoice(ExampleObjective):
+class MultipleChoice(WholeRows):
     """Reads the output "class_logits" [B, 1] of each ending.
 
     Attributes:
@@ -38,6 +37,7 @@ class MultipleChoice(ExampleObjective):
     form = "Choices"
 
     def __post_init__(self):
+        super().__post_init__()
         if self.choices < 2:
             raise ConfigError(f"objective.choices={self.choices}: at least 2")
 
@@ -75,15 +75,10 @@ class MultipleChoice(ExampleObjective):
 
     def forward(self, apply: Apply, batch, rng) -> Outputs:
         """One call of the model on [B * choices, L]; adds "class_log_probs" [B, choices]."""
-        count, width = batch["tokens"].shape
-        shape = (count * self.choices, width // self.choices)
-        folded = {name: batch[name].reshape(shape) for name in _FOLDED}
-        # Beside one another the endings were segments 1, 2, ...; a row of its own has one.
-        folded["segments"] = (folded["segments"] > 0).astype(jnp.int32)
-        outputs = apply(folded, rng=rng)
+        outputs = self.call(apply, batch, rng)
         check_width(self, outputs["class_logits"], 1)
-        logits = outputs["class_logits"].astype(jnp.float32).reshape(count, self.choices)
-        return {"class_log_probs": jax.nn.log_softmax(logits)}
+        logits = outputs["class_logits"].astype(jnp.float32).reshape(-1, self.choices)
+        return {**outputs, "class_log_probs": jax.nn.log_softmax(logits)}
 
     @property
     def terms(self) -> Mapping[str, Term]:
@@ -91,6 +86,7 @@ class MultipleChoice(ExampleObjective):
         return {
             "nll": Term(nll_of_class, "label_weights"),
             "right": Term(hit_of_class, "label_weights", scale=0.0),
+            **self.language_terms,
         }
 
     def answers(self, outputs, batch):

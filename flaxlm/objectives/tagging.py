@@ -22,7 +22,7 @@ from flaxlm.data.encoded import Encoded
 from flaxlm.errors import ConfigError
 from flaxlm.objectives.base import Apply, Outputs, Term
 from flaxlm.objectives.examples import ExampleObjective, check_count, check_width
-from flaxlm.objectives.texts import nearest_window, windows
+from flaxlm.objectives.texts import nearest_window, pieces_of_words, windows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ class Tagging(ExampleObjective):
         room = self.texts.room(1, length)
         rows, owners, where, tagged = [], [], [], []
         for at, example in enumerate(examples):
-            pieces, first = (_joined if form.joined else _separate)(example["words"], vocab)
+            pieces, first = (_joined if form.joined else pieces_of_words)(example["words"], vocab)
             spans = windows(len(pieces), room, min(self.stride, room))
             begin = len(rows)
             for start, stop in spans:
@@ -115,16 +115,6 @@ class Tagging(ExampleObjective):
                 tags[1:] = np.where(same, inside[tags[1:]], tags[1:])
             found.append(tags.tolist())
         return found
-
-
-def _separate(words, vocab) -> tuple[list[int], list[int]]:
-    """(pieces of all words, the first piece of each word). A word without a piece is unknown."""
-    spaced = [f" {w}" if n and vocab.keeps_spaces else w for n, w in enumerate(words)]
-    pieces, first = [], []
-    for ids in vocab.encode_batch(spaced):
-        first.append(len(pieces))
-        pieces += ids or [vocab.unk]
-    return pieces, first
 
 
 def _joined(characters, vocab) -> tuple[list[int], list[int]]:

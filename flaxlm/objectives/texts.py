@@ -1,5 +1,6 @@
 """What stands around the texts of an example, and how long ones are cut."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,11 +16,20 @@ class Texts:
     A layout is words: names of special symbols ("cls"), A and B for the texts; ":1" gives a word
     the type 1. The default is BERT's (and ALBERT's, ELECTRA's). RoBERTa has "cls A sep" and
     "cls A sep sep B sep", XLNet "A sep cls:2" and "A sep B:1 sep:1 cls:2", and a causal model reads
-    its row at the last word, as in "bos A cls" and "bos A sep B cls".
+    its row at the last word, as in "bos A cls" and "bos A sep B cls". transformers puts nothing
+    around the texts of GPT-2, "A" and "A B"; BART has "bos A eos" and "bos A eos eos B eos", T5
+    "A eos" and "A eos B eos". <extra_id_0>, ... are the vocabulary's sentinels: symbols that were
+    added to it, of which GPT-1 has start, delimiter and extract.
+
+    Attributes:
+      single, pair: the layouts.
+      decoder: symbol with which a decoder begins that reads the row once more, shifted right ("eos"
+        for BART, "pad" for T5); "": there is none.
     """
 
     single: str = "cls A sep"
     pair: str = "cls A sep B:1 sep:1"
+    decoder: str = ""
 
     def __post_init__(self):
         for name, count in (("single", 1), ("pair", 2)):
@@ -64,7 +74,7 @@ class Texts:
                 begins.append(len(ids))
                 part = parts["AB".index(word)]
             else:
-                part = [_symbol(vocab, word)]
+                part = [symbol(vocab, word)]
             ids += part
             types += [kind] * len(part)
         return (ids, types), begins
@@ -75,8 +85,22 @@ class Texts:
         return 0 if words[0] == name else len(row[0]) - 1
 
 
-def _symbol(vocab, name: str) -> int:
-    vocab.require(name)
+def symbol(vocab, name: str) -> int:
+    """The id of a symbol, by its name or as a sentinel, <extra_id_0>.
+
+    Raises:
+      ConfigError: the vocabulary lacks it.
+    """
+    if match := re.fullmatch(r"<extra_id_(\d+)>", name):
+        number, count = int(match[1]), len(vocab.sentinels)
+        if number >= count:
+            raise ConfigError(
+                f"objective.texts: {name}, and the vocabulary has {count} sentinels: make "
+                f"data.vocabulary.sentinels at least {number + 1}"
+            )
+        return int(vocab.sentinels[number])
+    if getattr(vocab, name) is None:
+        vocab.require(name)
     return getattr(vocab, name)
 
 
@@ -99,6 +123,16 @@ def truncated(parts: Sequence[Sequence[int]], room: int) -> list[Sequence[int]]:
     if len(first) <= room - half:
         return [first, second[: room - len(first)]]
     return [first[: room - half], second[:half]]
+
+
+def pieces_of_words(words: Sequence[str], vocab) -> tuple[list[int], list[int]]:
+    """(pieces of all words, the first piece of each word). A word without a piece is unknown."""
+    spaced = [f" {w}" if n and vocab.keeps_spaces else w for n, w in enumerate(words)]
+    pieces, first = [], []
+    for ids in vocab.encode_batch(spaced):
+        first.append(len(pieces))
+        pieces += ids or [vocab.unk]
+    return pieces, first
 
 
 def windows(count: int, room: int, stride: int) -> list[tuple[int, int]]:

@@ -79,10 +79,11 @@ class Choices:
 @dataclass(frozen=True)
 class Arcs:
     """For each word its head (0: the root, else the head's place counted from 1) and one of
-    `labels`, the relation to it.
+    `labels`, the relation to it. "pos" are `tags` joined by "+", one for each morpheme of a word.
     """
 
     labels: tuple[str, ...]
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from flaxlm.tasks.klue_files import (
     topics,
     turns,
 )
-from flaxlm.tasks.klue_labels import ARCS, NER, NLI, RELATIONS, SLOTS, TOPICS
+from flaxlm.tasks.klue_labels import ARCS, NER, NLI, RELATIONS, SLOTS, TAGS, TOPICS
 from flaxlm.tasks.measures import (
     ACCURACY,
     aligned,
@@ -157,7 +157,8 @@ TASKS = {
                  "entity_macro_f1", _write_ner),
     "re": _task("re", "klue-re", "json", Classes(RELATIONS), relations, _re_metrics, "micro_f1",
                 write_labels(RELATIONS)),
-    "dp": _task("dp", "klue-dp", "tsv", Arcs(ARCS), arcs, _dp_metrics, "las_macro_f1", _write_dp),
+    "dp": _task("dp", "klue-dp", "tsv", Arcs(ARCS, TAGS), arcs, _dp_metrics, "las_macro_f1",
+                _write_dp),
     "mrc": _task("mrc", "klue-mrc", "json", Spans(no_answer=True), passages, _mrc_metrics,
                  "rouge_w", write_spans()),
     "wos": _task("wos", "wos", "json", States(SLOTS), turns, _wos_metrics,

@@ -11,7 +11,7 @@ from typing import Any
 from flaxlm.errors import DataError
 from flaxlm.tasks import files
 from flaxlm.tasks.base import Example
-from flaxlm.tasks.klue_labels import ARCS, NER, NLI, RELATIONS, SLOTS, TOPICS
+from flaxlm.tasks.klue_labels import ARCS, NER, NLI, RELATIONS, SLOTS, TAGS, TOPICS
 from flaxlm.tasks.squad import questions
 
 
@@ -150,6 +150,7 @@ def arcs(path: Path) -> list[Example]:
                 raise DataError(f"{place}: word {fields[0]!r} where {at} was expected")
             if fields[4] not in map(str, range(len(rows) + 1)):
                 raise DataError(f"{place}: head {fields[4]!r} is not from 0 to {len(rows)}")
+            files.class_index(TAGS, fields[3].rpartition("+")[2], place)
             heads.append(int(fields[4]))
         places = [place for place, _ in rows]
         relations = [

@@ -26,6 +26,14 @@ ARCS = tuple(
     """.split()
 )
 
+# Parts of speech of the Sejong corpus, one for each morpheme.
+TAGS = tuple(
+    """
+    NNG NNP NNB NP NR VV VA VX VCP VCN MMA MMD MMN MAG MAJ JC IC JKS JKC JKG JKO JKB JKV JKQ JX EP
+    EF EC ETN ETM XPN XSN XSV XSA XR SF SP SS SE SO SL SH SW SN NA
+    """.split()
+)
+
 _DOMAINS = {
     "관광": "경치 좋은,교육적,도보 가능,문화 예술,역사적,이름,종류,주차 가능,지역",
     "숙소": "가격대,도보 가능,수영장 유무,스파 유무,예약 기간,예약 명수,예약 요일,이름,인터넷 가능,"

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from heads_cases import CHOICES, CONFIGS, inputs, tensor
+from heads_cases import CHOICES, CONFIGS, ENDS, inputs, tensor
 
 FOLDER = Path(__file__).parent
 
@@ -35,7 +35,16 @@ def logits(model, features: dict[str, np.ndarray]) -> np.ndarray:
     """What the head says, in the shape of ours."""
     tensors = {name: torch.from_numpy(array).long() for name, array in features.items()}
     given = dict(input_ids=tensors["tokens"], attention_mask=tensors["segments"])
-    if model.config.model_type != "distilbert":
+    kind = model.config.model_type
+    if kind in ("gpt2", "openai-gpt"):  # without padding, of which they would have to know the id
+        lengths = features["segments"].sum(1)
+        with torch.no_grad():
+            rows = [
+                model(row[None, :n]).logits
+                for row, n in zip(given["input_ids"], lengths, strict=True)
+            ]
+        return torch.cat(rows).numpy()
+    if kind not in ("distilbert", *ENDS):
         given["token_type_ids"] = tensors["types"]
     choice = type(model).__name__.endswith("MultipleChoice")
     if choice:

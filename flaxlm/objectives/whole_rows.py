@@ -1,0 +1,89 @@
+"""What objectives have in common whose head answers for a row as a whole: texts side by side in a
+row become rows of their own for the model, and a causal model can go on learning its language
+beside the task (Radford et al. 2018, section 3.2):
+
+    tokens     <s> a man eats <e>
+    targets    a man eats <e> -        next tokens, the same weight in all for every text
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+
+from flaxlm.batch import Features
+from flaxlm.errors import ConfigError
+from flaxlm.losses import cross_entropy
+from flaxlm.objectives.base import Apply, Outputs, Term
+from flaxlm.objectives.examples import ExampleObjective
+
+# What the model reads of each of the texts of a row.
+_FOLDED = (
+    "tokens", "segments", "positions", "types", "decoder_tokens", "decoder_segments",
+    "decoder_positions",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class WholeRows(ExampleObjective):
+    """Base of the objectives of rows.
+
+    Attributes:
+      language: factor of the language model's loss beside the task's, the mean over the tokens of a
+        text and then over texts (GPT-1: 0.5); the model must have "logits" for it. 0 is off.
+    """
+
+    language: float = 0.0
+
+    def __post_init__(self):
+        if not self.language >= 0:
+            raise ConfigError(f"objective.language={self.language}: 0 or more (GPT-1: 0.5)")
+
+    def prepare(self, rows, rng, vocab):
+        features = super().prepare(rows, rng, vocab)
+        return features | next_tokens(features, self.groups) if self.language else features
+
+    def call(self, apply: Apply, batch, rng) -> Outputs:
+        """One call of the model on [B * groups, L]; with `language` adds "language_nll" [B, W]."""
+        count, width = batch["tokens"].shape
+        shape = (count * self.groups, width // self.groups)
+        read = batch
+        if self.groups > 1:
+            read = {name: batch[name].reshape(shape) for name in _FOLDED if name in batch}
+            # Beside one another the texts were segments 1, 2, ...; a row of its own has one.
+            segments = [name for name in read if name.endswith("segments")]
+            read |= {name: (read[name] > 0).astype(jnp.int32) for name in segments}
+        outputs = apply(read, rng=rng)
+        if not self.language:
+            return outputs
+        nll, _ = cross_entropy(outputs["logits"], batch["targets"].reshape(shape))
+        return {**outputs, "language_nll": nll.reshape(count, width)}
+
+    @property
+    def language_terms(self) -> Mapping[str, Term]:
+        """The loss "language_nll", if it has a factor."""
+        if not self.language:
+            return {}
+        return {
+            "language_nll": Term(
+                lambda outputs, batch: outputs["language_nll"], "weights", scale=self.language
+            )
+        }
+
+
+def next_tokens(features: Features, groups: int) -> Features:
+    """The features targets and weights [B, W] of rows of `groups` texts: at every token the one
+    behind it in its text; the weights of a text sum to 1.
+    """
+    tokens, segments = features["tokens"], features["segments"]
+    count, width = tokens.shape
+    targets, behind = np.zeros_like(tokens), np.zeros_like(segments)
+    targets[:, :-1], behind[:, :-1] = tokens[:, 1:], segments[:, 1:]
+    real = (segments > 0) & (segments == behind)
+    per_text = real.reshape(count, groups, width // groups).sum(axis=2)
+    share = 1 / np.maximum(per_text, 1).repeat(width // groups, axis=1)
+    return {
+        "targets": np.where(real, targets, 0).astype(np.int32),
+        "weights": (real * share).astype(np.float32),
+    }
