@@ -57,9 +57,10 @@ class Attention(nn.Module):
         """[B, Q, D]: `x` attends to `memory`, which is `x` in self-attention.
 
         Keys and values [B, H, S, K] come from earlier calls where the collection "past" has "keys"
-        and "values" (heads before positions: each head is then read as it lies): in self-attention those of the positions before `mask.first`, among which
-        the call puts its own; in attention to a memory all, and the memory is not read. What a call
-        computes it sows in the collection "present", if that is mutable.
+        and "values": in self-attention those of the positions before `mask.first`, among which the
+        call puts its own; in attention to a memory all, and the memory is not read. What a call
+        computes it sows in the collection "present", if that is mutable. Heads come before
+        positions there: a step then reads the keys of a head as they lie.
 
         Args:
           mask, bias: see `nn.kernels.attend`. A `Relative` bias is computed here from queries and
