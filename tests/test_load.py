@@ -83,7 +83,7 @@ def test_outputs_are_the_models(run, params):
     "change, message",
     [
         ({"tokens": None}, "no feature is named 'tokens'"),
-        ({"words": np.zeros((2, 12), np.int32)}, "'words'.*no feature has that name"),
+        ({"word": np.zeros((2, 12), np.int32)}, "'word'.*no feature has that name"),
         ({"tokens": np.zeros(12, np.int32)}, r"'tokens'\] has shape \[12\]"),
         ({"tokens": np.full((2, 12), 450)}, r"'tokens'\] has values from 450 to 450"),
         ({"tokens": np.zeros((2, 12))}, r"'tokens'\] is float64, not int32"),
