@@ -3,6 +3,7 @@ harness's own class for those.
 """
 
 import dataclasses
+import importlib
 
 import jax
 import numpy as np
@@ -16,9 +17,6 @@ from flaxlm.models import gpt2
 from flaxlm.weights import write_run
 from tests import vocabs
 
-lm_eval = pytest.importorskip("lm_eval", reason="needs the harness extra")
-harness = pytest.importorskip("flaxlm.harness")
-
 CONTEXTS = [
     "the value of",
     "a class",
@@ -26,6 +24,13 @@ CONTEXTS = [
     "if the argument is not a number, an exception is raised",
 ]
 ENDINGS = [" the function", " instance method", "import", " and the file is closed again"]
+
+
+@pytest.fixture(scope="module")
+def harness():
+    """Our module, where the extra is installed."""
+    pytest.importorskip("lm_eval", reason="needs the harness extra")
+    return importlib.import_module("flaxlm.harness")
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +48,12 @@ def folder(tmp_path_factory):
 
 
 def requests(kind, arguments):
-    instance = lm_eval.api.instance.Instance
-    return [instance(kind, {}, one, number) for number, one in enumerate(arguments)]
+    from lm_eval.api.instance import Instance
+
+    return [Instance(kind, {}, one, number) for number, one in enumerate(arguments)]
 
 
-def test_as_the_harness_calls_transformers(folder):
+def test_as_the_harness_calls_transformers(harness, folder):
     pytest.importorskip("torch", reason="needs the parity extra: torch")
     pytest.importorskip("accelerate", reason="the harness needs it for transformers")
     from lm_eval.models.huggingface import HFLM
@@ -75,9 +81,10 @@ def test_as_the_harness_calls_transformers(folder):
     assert ours.generate_until(asked) == theirs.generate_until(asked, disable_tqdm=True)
 
 
-def test_a_task_of_the_harness(folder):
+def test_a_task_of_the_harness(harness, folder):
     """Multiple choice, by likelihood; nothing is downloaded."""
     from datasets import Dataset, DatasetDict
+    from lm_eval import simple_evaluate
 
     rows = [
         {"text": context, "answers": ENDINGS, "label": number}
@@ -95,7 +102,7 @@ def test_a_task_of_the_harness(folder):
         "metric_list": [{"metric": "acc"}],
     }
     ours = harness.FlaxLM(str(folder))
-    found = lm_eval.simple_evaluate(ours, tasks=[task], bootstrap_iters=0)
+    found = simple_evaluate(ours, tasks=[task], bootstrap_iters=0)
     scores = np.array(
         [[one.nats for one in harness.of_continuations(ours.lm, [(text, x) for x in ENDINGS])]
          for text in CONTEXTS]
@@ -104,7 +111,7 @@ def test_a_task_of_the_harness(folder):
     assert found["results"]["endings"]["acc,none"] == expected
 
 
-def test_settings_of_tasks():
+def test_settings_of_the_harness(harness):
     settings, ends = harness._settings(
         {"until": ["\n"], "max_gen_toks": 5, "do_sample": False, "temperature": 0.0}
     )
