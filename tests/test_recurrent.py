@@ -63,7 +63,7 @@ def test_the_derivative_of_a_row_is_that_of_its_steps():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *each)
 
 
-def test_the_gates_are_those_of_torch():
+def test_the_gates_are_those_of_torch_as_installed():
     torch = pytest.importorskip("torch", reason="needs the parity extra: torch")
     theirs = torch.nn.LSTM(3, 4, batch_first=True)
     weights = {name: some.detach().numpy() for name, some in theirs.named_parameters()}
