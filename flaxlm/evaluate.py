@@ -58,9 +58,10 @@ def main(argv: list[str]) -> int | None:
     flags.use()
     split = arguments["--split"] or "validation"
     run, task = Path(arguments["--run"]), arguments["--task"]
+    from flaxlm.results import folder_of
+
     name = f"{task.partition('@')[0]}-{split}"
-    plain = "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
-    folder = Path(arguments["--out"] or run / "evaluate" / plain)
+    folder = Path(arguments["--out"] or folder_of(run, "evaluate", name))
     print(evaluate(run, task, split, folder))
     return None
 
@@ -76,9 +77,8 @@ def evaluate(run: Path, task: str, split: str, folder: Path) -> str:
       MissingInput, DataError, StorageError: the run or the examples cannot be read.
     """
     from flaxlm.data.examples import TaskExamples, has_answers, task_of
-    from flaxlm.data.files import write_whole
     from flaxlm.data.spec import Source
-    from flaxlm.rundir import write_json
+    from flaxlm.results import write_result
     from flaxlm.tasks.measures import indices
     from flaxlm.weights import read_weights
 
@@ -108,11 +108,9 @@ def evaluate(run: Path, task: str, split: str, folder: Path) -> str:
         "step": found.step, "main": known.main,
         "metrics": {name: float(value) for name, value in metrics.items()}, "baseline": baseline,
     }  # fmt: skip
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "result.json", result)
-    write_whole(folder / "report.txt", (report + "\n").encode())
+    written = write_result(folder, result, report)
     known.write(predicted, some.examples, str(folder / "answers"))
-    return f"{report}\n\nwritten to {folder}"
+    return written
 
 
 @dataclass(frozen=True)

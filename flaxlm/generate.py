@@ -13,6 +13,7 @@ from pathlib import Path
 from flaxlm.arguments import HELP, Arguments, Flag, help_page, parse_argv
 from flaxlm.decode.settings import Settings
 from flaxlm.errors import ConfigError, DataError, StorageError, command
+from flaxlm.show import printable
 
 _OF_SETTINGS = {
     "max_new_tokens": Flag("most new tokens, 64 if not given", "N"),
@@ -173,10 +174,7 @@ def _write(path: Path, records: list[dict]) -> None:
 
 
 def _printable(text: str) -> str:
-    # What a model says must not steer the terminal.
-    return "".join(
-        letter if letter.isprintable() or letter in "\n\t" else "\ufffd" for letter in text
-    )
+    return printable(text, kept="\n\t")
 
 
 if __name__ == "__main__":

@@ -271,12 +271,12 @@ def _by_token(
 def _padded(reader: Reader, made: Sequence[_Row]) -> tuple[Features, np.ndarray]:
     """Features and targets [B, L] in a shape of few, padded at the end."""
     rows = 1 << (len(made) - 1).bit_length()
-    longest = getattr(reader.model, "longest", None) or 2**31
+    longest = getattr(reader.model, "longest", None)
     side = "decoder_" if has_encoder(reader.model) else ""
 
     def laid(parts: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         most = max(map(len, parts))
-        shape = rows, max(min(bucket(most), longest), most)
+        shape = rows, bucket(most, limit=longest)
         tokens, segments = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
         for row, ids in enumerate(parts):
             tokens[row, : len(ids)], segments[row, : len(ids)] = ids, 1

@@ -41,9 +41,8 @@ def evaluate_text(run: Path, file: str, folder: Path, *, window: int, stride: in
       MissingInput, DataError, StorageError: run or file cannot be read.
     """
     import flaxlm
-    from flaxlm.data.files import write_whole
     from flaxlm.likelihood import perplexity
-    from flaxlm.rundir import write_json
+    from flaxlm.results import write_result
 
     text = _read(file)
     lm = flaxlm.load(run)
@@ -64,10 +63,7 @@ def evaluate_text(run: Path, file: str, folder: Path, *, window: int, stride: in
     ]
     report = "\n".join([f"{file}, {run}", *lines])
     used = {"text": file, "run": str(run), "window": window, "stride": stride}
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "result.json", used | values)
-    write_whole(folder / "report.txt", (report + "\n").encode())
-    return f"{report}\n\nwritten to {folder}"
+    return write_result(folder, used | values, report)
 
 
 def _read(file: str) -> str:

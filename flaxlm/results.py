@@ -1,14 +1,16 @@
-"""What runs scored on tasks: the result.json files that `flaxlm.evaluate` and `flaxlm.prompts`
-leave in a run directory, as one table.
+"""What runs scored on tasks: the files that `flaxlm.evaluate` and `flaxlm.prompts` leave in a run
+directory, and their result.json of several runs as one table.
 """
 
 import json
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from flaxlm.data.files import write_whole
 from flaxlm.errors import DataError
+from flaxlm.rundir import write_json
 
 FOLDERS = ("evaluate", "prompts")
 
@@ -28,6 +30,19 @@ class Result:
     metric: str
     value: float
     baseline: float | None
+
+
+def folder_of(run: Path, command: str, name: str) -> Path:
+    """Where a command, one of FOLDERS, writes what it found about `name` unless it is told."""
+    return run / command / "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
+
+
+def write_result(folder: Path, result: Mapping, report: str) -> str:
+    """Write result.json and report.txt; returns the report and where it lies."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "result.json", result)
+    write_whole(folder / "report.txt", (report + "\n").encode())
+    return f"{report}\n\nwritten to {folder}"
 
 
 def read_results(directory: Path) -> list[Result]:

@@ -82,7 +82,7 @@ def beside(left: str, right: str, columns: int) -> str:
 def wrap(text: str, width: int) -> list[str]:
     """`text` in lines of at most `width` cells of a terminal; a Korean letter fills two."""
     lines, line, used = [], "", 0
-    for word in _printable(text).split(" "):
+    for word in printable(text).split(" "):
         size = cells(word)
         if line and used + 1 + size > width:
             lines.append(line)
@@ -103,9 +103,11 @@ def cells(text: str) -> int:
     return len(text) + wide - sum(unicodedata.combining(letter) > 0 for letter in text)
 
 
-def _printable(text: str) -> str:
-    # What a corpus holds must not steer the terminal.
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
+def printable(text: str, *, kept: str = "") -> str:
+    """`text` without what would steer a terminal, but for the characters `kept`: a corpus and a
+    model may say anything.
+    """
+    return "".join(x if x.isprintable() or x in kept else "\ufffd" for x in text)
 
 
 if __name__ == "__main__":

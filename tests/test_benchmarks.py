@@ -29,17 +29,21 @@ class Fake:
         return self.times[clock]
 
 
-def test_gpu_step_runs_in_miniature():
-    """The whole way without torch: a worker process, its turn, the table."""
-    command = [sys.executable, FOLDER / "gpu_step.py", "--tiny", "--shapes", "bert_tiny"]
+def lines_of(script: str, *arguments: str, only: str) -> list[str]:
+    """What a script prints that measures one contender."""
     environment = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
     environment["PYTHONPATH"] = str(FOLDER.parent)
     run = subprocess.run(
-        [*command, "--contenders", "flaxlm scanned"],
+        [sys.executable, FOLDER / script, *arguments, "--contenders", only],
         env=environment, capture_output=True, text=True, timeout=200,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr[-3000:]
-    lines = run.stdout.splitlines()
+    return run.stdout.splitlines()
+
+
+def test_gpu_step_runs_in_miniature():
+    """The whole way without torch: a worker process, its turn, the table."""
+    lines = lines_of("gpu_step.py", "--tiny", "--shapes", "bert_tiny", only="flaxlm scanned")
     (row,) = [line for line in lines if line.startswith("| flaxlm scanned |")]
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[1] == "139,840" and float(cells[3]) > 0
@@ -48,15 +52,8 @@ def test_gpu_step_runs_in_miniature():
 
 
 def test_generate_runs_in_miniature():
-    command = [sys.executable, FOLDER / "generate.py", "--shapes", "tiny", "--rounds", "1"]
-    environment = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
-    environment["PYTHONPATH"] = str(FOLDER.parent)
-    run = subprocess.run(
-        [*command, "--contenders", "flaxlm"],
-        env=environment, capture_output=True, text=True, timeout=200,
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr[-3000:]
-    (row,) = [line for line in run.stdout.splitlines() if line.startswith("| flaxlm |")]
+    lines = lines_of("generate.py", "--shapes", "tiny", "--rounds", "1", only="flaxlm")
+    (row,) = [line for line in lines if line.startswith("| flaxlm |")]
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert float(cells[3].replace(",", "")) > 0 and cells[5] == "-"
 

@@ -36,8 +36,7 @@ def fill(lm, texts: Sequence[str], *, top: int) -> list[list[list[Filled]]]:
         raise ConfigError(f"{type(model).__name__} writes texts: generate; a masked model fills in")
     longest = max((len(row) for row in lm.batch(texts)["tokens"]), default=1)
     limit = getattr(model, "longest", None) or longest
-    length = max(min(bucket(longest), limit), longest)
-    batch = lm.batch(texts, length=length)
+    batch = lm.batch(texts, length=bucket(longest, limit=limit))
     if vocab.mask is None:
         raise ConfigError(f"{lm.path}: the vocabulary has no mask")
     masks = [np.flatnonzero(row == vocab.mask) for row in batch["tokens"]]

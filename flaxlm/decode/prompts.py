@@ -140,12 +140,13 @@ class Reader:
                 )
 
 
-def bucket(size: int) -> int:
-    """The next of 8, 12, 16, 24, 32, 48, ..."""
+def bucket(size: int, *, limit: int | None = None) -> int:
+    """The next of 8, 12, 16, 24, 32, 48, ...; above `limit` only where `size` is."""
     power = 8
     while power < size:
         power *= 2
-    return power * 3 // 4 if power > 8 and size <= power * 3 // 4 else power
+    found = power * 3 // 4 if power > 8 and size <= power * 3 // 4 else power
+    return found if limit is None else max(min(found, limit), size)
 
 
 def generate(

@@ -71,8 +71,7 @@ def _masked(lm, text: str) -> tuple[list[int], list[float | None]]:
         raise DataError(f"the text has {len(ids)} tokens, the model {longest} positions")
     if lm.vocab.mask is None:
         raise ConfigError(f"{lm.path}: the vocabulary has no mask, and the model writes no texts")
-    length = max(min(bucket(len(ids)), longest or bucket(len(ids))), len(ids))
-    row = lm.batch([text], length=length)
+    row = lm.batch([text], length=bucket(len(ids), limit=longest))
     places = np.flatnonzero(~lm.vocab.special[ids])
     nats: list[float | None] = [None] * len(ids)
     for start in range(0, len(places), _ROWS):

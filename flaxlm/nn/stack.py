@@ -47,7 +47,6 @@ def stack(
       The output of the last layer, as x; with `collect` a pair of it and the layers' collected
       values, stacked [depth, ...].
     """
-
     if _is_apart(block):
         assert not (common or collect or train), "layers come apart for generation alone"
         return _in_turn(block, x, each, shared, depth)
@@ -111,7 +110,7 @@ def _is_apart(block: nn.Module) -> bool:
 def _in_turn(block: nn.Module, x, each: Sequence, shared: tuple, depth: int):
     """One layer after the other, each with its own part of the block's variables."""
     layer = block.clone(parent=None, name=None)
-    kept = [name for name in ("present",) if block.is_mutable_collection(name)]
+    kept = ["present"] if block.is_mutable_collection("present") else []
     sown = []
     for number in range(depth):
         of_layer = itemgetter(number)

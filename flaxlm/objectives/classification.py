@@ -19,7 +19,7 @@ from flaxlm.errors import ConfigError
 from flaxlm.objectives.base import Apply, Outputs, Term
 from flaxlm.objectives.examples import check_count, check_width, mean_per_example
 from flaxlm.objectives.texts import truncated
-from flaxlm.objectives.whole_rows import WholeRows
+from flaxlm.objectives.whole_rows import OfClasses, WholeRows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +66,11 @@ class TextObjective(WholeRows):
             rows.append([self.texts.around(vocab, *order)[0] for order in (pair, pair[::-1])])
         return rows, list(range(len(rows)))
 
+    def encode(self, examples, form, vocab, length):
+        rows, places = self.rows(examples, vocab, length)
+        targets = self.labelled([examples[at] for at in places])
+        return Encoded.of(rows, length=length, example=places, targets=targets)
+
     def read(self, apply: Apply, batch, rng, *, width: int) -> tuple[Outputs, jax.Array]:
         """(outputs of one call of the model, logits [B, width] fp32)."""
         outputs = self.call(apply, batch, rng)
@@ -75,7 +80,7 @@ class TextObjective(WholeRows):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Classification(TextObjective):
+class Classification(TextObjective, OfClasses):
     """Reads the output "class_logits" [B, classes].
 
     Attributes:
@@ -95,36 +100,10 @@ class Classification(TextObjective):
         super().check(form, name=name)
         check_count("classes", self.classes, task=name, there=len(form.labels))
 
-    def targets(self, rows, length):
-        return {
-            "classes": np.zeros(rows, np.int32),
-            "label_weights": np.zeros(rows, np.float32),
-        }
-
-    def encode(self, examples, form, vocab, length):
-        rows, places = self.rows(examples, vocab, length)
-        targets = self.targets(len(rows), length)
-        labels = [examples[at]["label"] for at in places]
-        targets["classes"][:] = [label or 0 for label in labels]
-        targets["label_weights"][:] = [label is not None for label in labels]
-        return Encoded.of(rows, length=length, example=places, targets=targets)
-
     def forward(self, apply: Apply, batch, rng) -> Outputs:
         """One call of the model; adds "class_log_probs" [B, classes]."""
         outputs, logits = self.read(apply, batch, rng, width=self.classes)
         return {**outputs, "class_log_probs": jax.nn.log_softmax(logits)}
-
-    @property
-    def terms(self) -> Mapping[str, Term]:
-        """The loss "nll"; as a metric "right", the share of right answers."""
-        return {
-            "nll": Term(nll_of_class, "label_weights"),
-            "right": Term(hit_of_class, "label_weights", scale=0.0),
-            **self.language_terms,
-        }
-
-    def answers(self, outputs, batch):
-        return {"class_log_probs": outputs["class_log_probs"]}
 
     def predictions(self, answers, encoded, examples, form):
         """Probabilities: of several rows, their geometric mean."""
@@ -138,20 +117,7 @@ class Regression(TextObjective):
     """Reads the output "class_logits" [B, 1]: the number."""
 
     form = "Score"
-
-    def targets(self, rows, length):
-        return {
-            "scores": np.zeros(rows, np.float32),
-            "label_weights": np.zeros(rows, np.float32),
-        }
-
-    def encode(self, examples, form, vocab, length):
-        rows, places = self.rows(examples, vocab, length)
-        targets = self.targets(len(rows), length)
-        labels = [examples[at]["label"] for at in places]
-        targets["scores"][:] = [0.0 if label is None else label for label in labels]
-        targets["label_weights"][:] = [label is not None for label in labels]
-        return Encoded.of(rows, length=length, example=places, targets=targets)
+    label = ("scores", np.float32)
 
     def forward(self, apply: Apply, batch, rng) -> Outputs:
         """One call of the model; adds "score" [B]."""
@@ -174,14 +140,3 @@ class Regression(TextObjective):
     def predictions(self, answers, encoded, examples, form):
         means = mean_per_example(answers["score"], encoded.example, len(examples))
         return np.clip(means, form.low, form.high).tolist()
-
-
-def nll_of_class(outputs: Outputs, batch) -> jax.Array:
-    """[B] of the feature "classes" under "class_log_probs"."""
-    picked = jnp.take_along_axis(outputs["class_log_probs"], batch["classes"][:, None], axis=1)
-    return -picked[:, 0]
-
-
-def hit_of_class(outputs: Outputs, batch) -> jax.Array:
-    """[B] 1 where the likeliest class is the right one."""
-    return (outputs["class_log_probs"].argmax(axis=1) == batch["classes"]).astype(jnp.float32)

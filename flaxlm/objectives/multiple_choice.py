@@ -8,24 +8,21 @@ runs over the endings. The endings of an example lie side by side in one row of 
 batch, mesh and micro-batches never part them, and are folded into rows for the model.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from flaxlm.data.encoded import Encoded
 from flaxlm.errors import ConfigError
-from flaxlm.objectives.base import Apply, Outputs, Term
-from flaxlm.objectives.classification import hit_of_class, nll_of_class
+from flaxlm.objectives.base import Apply, Outputs
 from flaxlm.objectives.examples import check_count, check_width
 from flaxlm.objectives.texts import truncated
-from flaxlm.objectives.whole_rows import WholeRows
+from flaxlm.objectives.whole_rows import OfClasses
 
 
 @dataclass(frozen=True, kw_only=True)
-class MultipleChoice(WholeRows):
+class MultipleChoice(OfClasses):
     """Reads the output "class_logits" [B, 1] of each ending.
 
     Attributes:
@@ -49,12 +46,6 @@ class MultipleChoice(WholeRows):
         super().check(form, name=name)
         check_count("choices", self.choices, task=name, there=form.count)
 
-    def targets(self, rows, length):
-        return {
-            "classes": np.zeros(rows, np.int32),
-            "label_weights": np.zeros(rows, np.float32),
-        }
-
     def encode(self, examples, form, vocab, length):
         room = self.texts.room(2, length)
         texts = vocab.encode_batch([example["text"] for example in examples])
@@ -67,10 +58,7 @@ class MultipleChoice(WholeRows):
             ]
             for text in texts
         ]
-        targets = self.targets(len(rows), length)
-        labels = [example["label"] for example in examples]
-        targets["classes"][:] = [label or 0 for label in labels]
-        targets["label_weights"][:] = [label is not None for label in labels]
+        targets = self.labelled(examples)
         return Encoded.of(rows, length=length, example=range(len(rows)), targets=targets)
 
     def forward(self, apply: Apply, batch, rng) -> Outputs:
@@ -79,18 +67,6 @@ class MultipleChoice(WholeRows):
         check_width(self, outputs["class_logits"], 1)
         logits = outputs["class_logits"].astype(jnp.float32).reshape(-1, self.choices)
         return {**outputs, "class_log_probs": jax.nn.log_softmax(logits)}
-
-    @property
-    def terms(self) -> Mapping[str, Term]:
-        """The loss "nll"; as a metric "right", the share of right answers."""
-        return {
-            "nll": Term(nll_of_class, "label_weights"),
-            "right": Term(hit_of_class, "label_weights", scale=0.0),
-            **self.language_terms,
-        }
-
-    def answers(self, outputs, batch):
-        return {"class_log_probs": outputs["class_log_probs"]}
 
     def predictions(self, answers, encoded, examples, form):
         return answers["class_log_probs"].argmax(axis=1).tolist()

@@ -6,9 +6,11 @@ beside the task (Radford et al. 2018, section 3.2):
     targets    a man eats <e> -        next tokens, the same weight in all for every text
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -36,6 +38,8 @@ class WholeRows(ExampleObjective):
 
     language: float = 0.0
 
+    label: ClassVar[tuple[str, type]]  # the feature of an example's label, and its type
+
     def __post_init__(self):
         if not self.language >= 0:
             raise ConfigError(f"objective.language={self.language}: 0 or more (GPT-1: 0.5)")
@@ -43,6 +47,18 @@ class WholeRows(ExampleObjective):
     def prepare(self, rows, rng, vocab):
         features = super().prepare(rows, rng, vocab)
         return features | next_tokens(features, self.groups) if self.language else features
+
+    def targets(self, rows, length):
+        name, dtype = self.label
+        return {name: np.zeros(rows, dtype), "label_weights": np.zeros(rows, np.float32)}
+
+    def labelled(self, examples: Sequence[Mapping]) -> Features:
+        """`targets` of rows with these examples; one without a label weighs nothing."""
+        targets = self.targets(len(examples), 0)
+        labels = [example["label"] for example in examples]
+        targets[self.label[0]][:] = [0 if label is None else label for label in labels]
+        targets["label_weights"][:] = [label is not None for label in labels]
+        return targets
 
     def call(self, apply: Apply, batch, rng) -> Outputs:
         """One call of the model on [B * groups, L]; with `language` adds "language_nll" [B, W]."""
@@ -70,6 +86,36 @@ class WholeRows(ExampleObjective):
                 lambda outputs, batch: outputs["language_nll"], "weights", scale=self.language
             )
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfClasses(WholeRows):
+    """Base of the objectives whose `forward` makes "class_log_probs" [B, C]."""
+
+    label = ("classes", np.int32)
+
+    @property
+    def terms(self) -> Mapping[str, Term]:
+        """The loss "nll"; as a metric "right", the share of right answers."""
+        return {
+            "nll": Term(_nll, "label_weights"),
+            "right": Term(_hit, "label_weights", scale=0.0),
+            **self.language_terms,
+        }
+
+    def answers(self, outputs, batch):
+        return {"class_log_probs": outputs["class_log_probs"]}
+
+
+def _nll(outputs: Outputs, batch) -> jax.Array:
+    """[B] of the feature "classes" under "class_log_probs"."""
+    picked = jnp.take_along_axis(outputs["class_log_probs"], batch["classes"][:, None], axis=1)
+    return -picked[:, 0]
+
+
+def _hit(outputs: Outputs, batch) -> jax.Array:
+    """[B] 1 where the likeliest class is the right one."""
+    return (outputs["class_log_probs"].argmax(axis=1) == batch["classes"]).astype(jnp.float32)
 
 
 def next_tokens(features: Features, groups: int) -> Features:

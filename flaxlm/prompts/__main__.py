@@ -45,9 +45,8 @@ def main(argv: list[str]) -> int | None:
 
 def _evaluated(arguments: Arguments, shots: int, seeds: list[int], *, rows: int) -> str:
     import flaxlm
-    from flaxlm.data.files import write_whole
     from flaxlm.prompts.evaluate import scored, table
-    from flaxlm.rundir import write_json
+    from flaxlm.results import folder_of, write_result
     from flaxlm.tasks.base import find
 
     run, split = Path(arguments["--run"]), arguments["--split"] or "validation"
@@ -60,18 +59,14 @@ def _evaluated(arguments: Arguments, shots: int, seeds: list[int], *, rows: int)
     found = scored(
         lm, task, examples, templates, pool=pool, shots=shots, seeds=seeds, rows=rows
     )  # fmt: skip
-    plain = "".join(c if c.isalnum() or c in "-_." else "-" for c in f"{name}-{split}-{shots}")
-    out = Path(arguments["--out"] or run / "prompts" / plain)
+    out = Path(arguments["--out"] or folder_of(run, "prompts", f"{name}-{split}-{shots}"))
     head = f"{name} {split}: {len(examples):,} examples, {shots} shots, {run}"
     report = f"{head}\n\n{table(found, main=task.main)}"
     result = {
         "task": name, "split": split, "examples": len(examples), "run": str(run), "shots": shots,
         "main": task.main, "scores": [dataclasses.asdict(one) for one in found],
     }  # fmt: skip
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "result.json", result)
-    write_whole(out / "report.txt", (report + "\n").encode())
-    return f"{report}\n\nwritten to {out}"
+    return write_result(out, result, report)
 
 
 def _templates(task, wanted: str) -> dict:
